@@ -1,0 +1,1 @@
+"""Sources to shards: joins `media` and `data`; `tools/make_shards.py` and `avff predict` both make samples here."""

@@ -1,0 +1,751 @@
+"""Every knob of training, evaluation and shard building, and the strict loader that fills them.
+
+Precedence: defaults here < YAML file < `section.key=value` overrides. Unknown keys, wrong types and bad
+choices are errors that name the file, the key and the nearest valid one. `__post_init__` checks values
+and touches no disk, network or GPU; whatever can be derived is a property, never a field.
+
+Values marked `unverified` are not settled by the sources at hand (AVFF paper, CVPR 2024); they are our choice.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from avff.errors import ConfigError
+
+Stage = Literal["pretrain", "finetune"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _divisors(value: int, limit: int = 12) -> str:
+    divisors = [d for d in range(1, value + 1) if value % d == 0]
+    return ", ".join(map(str, divisors[-limit:]))
+
+
+# ------------------------------------------------------------------------------------------- one clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipConfig:
+    """The window that every model reads: frames and sound over exactly the same time (DESIGN §5)."""
+
+    num_frames: int = 16
+    """Video frames per clip."""
+    frames_per_second: float = 5.0
+    """Rate of those frames; 16 at 5 per second span 3.2 s."""
+    image_size: int = 224
+    """Height and width in pixels that the model sees."""
+    sample_rate_hz: int = 16000
+    """Rate of the stored sound; shards always hold 16 kHz mono."""
+    hop_samples: int = 50
+    """Samples between spectrogram frames; 50 gives 1024 frames in 3.2 s, so that slices line up exactly."""
+    window_samples: int = 400
+    """Length of the Hann window (25 ms)."""
+    fft_samples: int = 1024
+    """FFT length; below 1024 some of 128 mel bins are empty."""
+    num_mel_bins: int = 128
+    mel_low_hz: float = 20.0
+    mel_high_hz: float = 8000.0
+    mel_mean: float = -5.081
+    """Mean of the log-mel that normalisation subtracts (natural log of power)."""
+    mel_std: float = 4.4849
+    """Standard deviation that normalisation divides by."""
+    num_slices: int = 8
+    """K equal runs of time, the unit that complementary masking hides."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "image_size", "hop_samples", "window_samples", "num_mel_bins", "num_slices"):
+            _require(getattr(self, name) > 0, f"clip.{name} is {getattr(self, name)}; it has to be positive")
+        _require(
+            self.frames_per_second > 0, f"clip.frames_per_second is {self.frames_per_second}; it has to be positive"
+        )
+        _require(self.sample_rate_hz == 16000, f"clip.sample_rate_hz is {self.sample_rate_hz}; shards hold 16000")
+        _require(self.mel_std > 0, f"clip.mel_std is {self.mel_std}; it has to be positive")
+        _require(
+            self.window_samples <= self.fft_samples,
+            f"clip.window_samples {self.window_samples} is longer than clip.fft_samples {self.fft_samples}",
+        )
+        exact = self.num_frames / self.frames_per_second * self.sample_rate_hz
+        _require(
+            abs(exact - round(exact)) < 1e-6,
+            f"clip: {self.num_frames} frames at {self.frames_per_second} per second last {exact} audio samples, "
+            "not a whole number; change clip.num_frames or clip.frames_per_second",
+        )
+        _require(
+            self.num_samples % self.hop_samples == 0,
+            f"clip.hop_samples {self.hop_samples} does not divide the clip's {self.num_samples} samples; "
+            f"divisors are {_divisors(self.num_samples)}",
+        )
+
+    @property
+    def duration_seconds(self) -> float:
+        return self.num_frames / self.frames_per_second
+
+    @property
+    def num_samples(self) -> int:
+        """Audio samples per clip."""
+        return round(self.num_frames / self.frames_per_second * self.sample_rate_hz)
+
+    @property
+    def num_mel_frames(self) -> int:
+        return self.num_samples // self.hop_samples
+
+    @property
+    def load_size(self) -> int:
+        """Side in pixels of the squares that the loader hands over: room for random crops, 256 for 224."""
+        return math.ceil(self.image_size * 8 / 7 / 16) * 16
+
+
+# ------------------------------------------------------------------------------------------- model
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSize:
+    """Width and depth of one transformer stack."""
+
+    width: int
+    depth: int
+    heads: int
+
+
+MODEL_SIZES: dict[str, tuple[TransformerSize, TransformerSize]] = {
+    # name: (both encoders, both decoders)
+    "tiny": (TransformerSize(width=96, depth=4, heads=3), TransformerSize(width=64, depth=2, heads=2)),
+    "small": (TransformerSize(width=384, depth=12, heads=6), TransformerSize(width=192, depth=4, heads=3)),
+    "base": (TransformerSize(width=768, depth=12, heads=12), TransformerSize(width=384, depth=4, heads=6)),
+    "large": (TransformerSize(width=1024, depth=24, heads=16), TransformerSize(width=512, depth=4, heads=8)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """AVFF's networks (AVFF-SPEC §1.1); patch sizes and `size` fix every shape."""
+
+    size: Literal["tiny", "small", "base", "large"] = "base"
+    """`base` is the paper's ViT-B; `tiny` is for tests and the demo."""
+    patch_size: int = 16
+    """Height and width of a video patch in pixels."""
+    tubelet_frames: int = 2
+    """Video frames per tubelet."""
+    mel_patch_bins: int = 16
+    """Mel bins per audio patch."""
+    mel_patch_frames: int = 16
+    """Spectrogram frames per audio patch."""
+    layer_norm_eps: float = 1e-6
+    """Part of a checkpoint: 1e-6 for VideoMAE and AudioMAE, 1e-5 for MARLIN and Open-AVFF."""
+    drop_path: float = 0.0
+    """Stochastic depth of the last encoder block, growing linearly from 0 at the first."""
+    critic_width: int = 1536
+    """Hidden width of the two critics (MARLIN's)."""
+    activation_checkpointing: bool = False
+    """Recompute blocks in the backward pass: less memory, a third more work."""
+
+    @property
+    def encoder(self) -> TransformerSize:
+        return MODEL_SIZES[self.size][0]
+
+    @property
+    def decoder(self) -> TransformerSize:
+        return MODEL_SIZES[self.size][1]
+
+
+# ------------------------------------------------------------------------------------------- objectives
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Stages 1 and 2: contrast, complementary masking, reconstruction, critics (AVFF-SPEC §1.1)."""
+
+    mask_input: bool = False
+    """False masks encoder outputs (the paper); True drops tokens before the encoders, 2 times cheaper."""
+    reconstruction_weight: float = 1.0
+    contrastive_weight: float = 0.01
+    """`unverified`: Open-AVFF uses 0.05, HAVIC 0.01."""
+    adversarial_weight: float = 0.1
+    """`unverified`: MARLIN uses 0.01; 0 builds no critics."""
+    contrastive_level: Literal["slice", "clip"] = "slice"
+    """Means that are contrasted; `mask_input` permits `clip` only, for no slice is visible in both modalities."""
+    contrastive_group_size: int = 32
+    """Clips that one positive is compared against; independent of ranks and accumulation (DESIGN §6)."""
+    temperature: float = 0.1
+    """Start value of the learnable temperature. `unverified`."""
+    temperature_min: float = 0.01
+    gradient_penalty_weight: float = 1.0
+    """WGAN-GP weight of the critics' loss; 0 turns it off (MARLIN's effective setting)."""
+
+    def __post_init__(self) -> None:
+        for name in ("reconstruction_weight", "contrastive_weight", "adversarial_weight", "gradient_penalty_weight"):
+            _require(getattr(self, name) >= 0, f"pretrain.{name} is {getattr(self, name)}; it cannot be negative")
+        _require(
+            not (self.mask_input and self.contrastive_level == "slice" and self.contrastive_weight > 0),
+            "pretrain.mask_input hides a slice from one modality before its encoder, so no slice is visible in both; "
+            "set pretrain.contrastive_level=clip",
+        )
+        _require(
+            0 < self.temperature_min <= self.temperature,
+            f"pretrain.temperature {self.temperature} has to be at least pretrain.temperature_min {self.temperature_min} > 0",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Stage 3: three binary heads, each trained where its label is known."""
+
+    overall_weight: float = 1.0
+    video_weight: float = 1.0
+    audio_weight: float = 1.0
+    label_smoothing: float = 0.0
+    head_dropout: float = 0.0
+    """Dropout on the pooled embeddings, keyed by the clip's seed."""
+    modality_dropout: float = 0.0
+    """Chance that a clip trains the overall head on one modality only."""
+
+    def __post_init__(self) -> None:
+        for name in ("label_smoothing", "head_dropout", "modality_dropout"):
+            value = getattr(self, name)
+            _require(0 <= value < 1, f"finetune.{name} is {value}; it has to be in [0, 1)")
+
+
+# ------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSource:
+    """One shard directory and its share of the mixture."""
+
+    path: str
+    weight: float = 1.0
+    """Multiplies how often each sample of this directory comes per epoch; 1 is once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Training-time changes that keep sound and picture in step; none of them is applied in evaluation."""
+
+    flip_probability: float = 0.5
+    """Mirror image, all frames of a clip alike."""
+    crop_scale_min: float = 0.8
+    """Smallest side of the random square crop as a share of the frame; 1 turns it off."""
+    brightness: float = 0.2
+    contrast: float = 0.2
+    volume_db: float = 6.0
+    """Loudness is changed by up to this many decibels either way."""
+    audio_noise_std: float = 0.0
+    """Standard deviation of white noise added to the waveform."""
+
+    def __post_init__(self) -> None:
+        _require(
+            0 <= self.flip_probability <= 1, f"data.augment.flip_probability is {self.flip_probability}, not in [0, 1]"
+        )
+        _require(0 < self.crop_scale_min <= 1, f"data.augment.crop_scale_min is {self.crop_scale_min}, not in (0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which samples are read, in which order and how they are decoded (DESIGN §4)."""
+
+    train: tuple[ShardSource, ...] = ()
+    """Shard directories to train on."""
+    validation: tuple[ShardSource, ...] = ()
+    """Shard directories to validate on; weights are ignored there, every clip comes once."""
+    train_split: str = "train"
+    """Split read for training; an empty string reads all but `test`."""
+    validation_split: str = "val"
+    labels: Literal["real", "real_or_unknown", "known", "any"] = "real"
+    """Which clips may be trained on. Pretraining takes `real` or `real_or_unknown`; finetuning `known` or `any`."""
+    balance_column: str = ""
+    """Index column whose values are drawn equally often, such as `category` or `is_fake`; empty for none."""
+    column_weights: dict[str, float] = field(default_factory=dict)
+    """Extra sampling weight per value of `balance_column`, such as {RVRA: 2.0}."""
+    shuffle_window_shards: int = 8
+    """Shards whose samples are shuffled together."""
+    num_runs: int = 0
+    """C of DESIGN §4: how many places of the epoch are read at once; divides the global batch. 0: the global batch."""
+    num_workers: int = 4
+    """Loader processes per rank; 0 decodes in the training process. No effect on the order."""
+    prefetch_steps: int = 4
+    """Steps that each worker prepares ahead."""
+    max_substituted_fraction: float = 0.001
+    """Share of undecodable samples after which training stops and names the shard."""
+    max_validation_clips: int = 0
+    """Validate on the first so many clips of a fixed shuffle; 0 takes all."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+
+# ------------------------------------------------------------------------------------------- optimisation, engine
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW with warm-up and cosine decay."""
+
+    learning_rate: float = 1.5e-4
+    new_layer_factor: float = 1.0
+    """Learning rate of layers that `engine.init_weights` did not fill, as a multiple of `learning_rate`."""
+    weight_decay: float = 0.05
+    """Not applied to biases, norms, position tables and other one-dimensional parameters."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    num_steps: int = 100_000
+    """Optimizer updates of the whole run."""
+    warmup_steps: int = 10_000
+    min_learning_rate_factor: float = 0.01
+    """Where the cosine ends, as a share of the peak."""
+    clip_gradient_norm: float = 1.0
+    """0 turns clipping off."""
+    ema_decay: float = 0.999
+    """Moving average of the fp32 weights that evaluation uses; 0 keeps none."""
+    critic_learning_rate: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _require(self.num_steps > 0, f"optim.num_steps is {self.num_steps}; it has to be positive")
+        _require(
+            0 <= self.warmup_steps <= self.num_steps,
+            f"optim.warmup_steps {self.warmup_steps} is not within optim.num_steps {self.num_steps}",
+        )
+        _require(0 <= self.ema_decay < 1, f"optim.ema_decay is {self.ema_decay}; it has to be in [0, 1)")
+        _require(self.learning_rate > 0, f"optim.learning_rate is {self.learning_rate}; it has to be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How the steps are carried out: batch, precision, DeepSpeed, checkpoints."""
+
+    global_batch_size: int = 64
+    """Clips per optimizer update over all ranks."""
+    micro_batch_size: int = 8
+    """Clips per rank and forward pass; accumulation steps follow from it."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """DeepSpeed ZeRO: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    compile: bool = False
+    """torch.compile each transformer block; pays on GPUs."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels: bit-identical resume on GPUs, some speed lost."""
+    init_weights: str = ""
+    """`.safetensors` to start from (tools/adapt_weights.py makes it); empty starts from scratch."""
+    validate_every_steps: int = 1000
+    checkpoint_every_steps: int = 1000
+    keep_checkpoints: int = 3
+    """Newest checkpoints kept, besides the best by validation."""
+    max_nonfinite_steps: int = 3
+    """Consecutive updates skipped for non-finite numbers before the run stops."""
+    num_threads: int = 0
+    """CPU threads per rank; 0 shares the cores among local ranks."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "global_batch_size",
+            "micro_batch_size",
+            "validate_every_steps",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+        ):
+            _require(getattr(self, name) > 0, f"engine.{name} is {getattr(self, name)}; it has to be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What is written and how often; `metrics.jsonl` is the truth, wandb shows the same numbers."""
+
+    log_every_steps: int = 10
+    panel_every_steps: int = 1000
+    """Steps between reconstruction panels (pretraining); 0 draws none."""
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """`auto`: online when logged in, else offline."""
+    wandb_project: str = "avff"
+    progress: bool = True
+    """Live progress bar on rank 0."""
+
+
+# ------------------------------------------------------------------------------------------- one experiment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One experiment: what `avff train` reads from a YAML file."""
+
+    name: str
+    """Run name; the run folder is `runs_dir/name`."""
+    stage: Stage
+    """`pretrain` for stages 1 and 2, `finetune` for stage 3."""
+    runs_dir: str = "runs"
+    seed: int = 0
+    clip: ClipConfig = field(default_factory=ClipConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def __post_init__(self) -> None:
+        clip, model = self.clip, self.model
+        _require(bool(self.name) and "/" not in self.name, f"name {self.name!r} has to be a plain folder name")
+        allowed = {"pretrain": ("real", "real_or_unknown"), "finetune": ("known", "any")}[self.stage]
+        _require(
+            self.data.labels in allowed,
+            f"data.labels is {self.data.labels!r}, but stage {self.stage!r} trains on {' or '.join(map(repr, allowed))} clips only",
+        )
+        _require(
+            clip.image_size % model.patch_size == 0,
+            f"model.patch_size {model.patch_size} does not divide clip.image_size {clip.image_size}",
+        )
+        _require(
+            clip.num_mel_bins % model.mel_patch_bins == 0,
+            f"model.mel_patch_bins {model.mel_patch_bins} does not divide clip.num_mel_bins {clip.num_mel_bins}",
+        )
+        video_unit, audio_unit = clip.num_slices * model.tubelet_frames, clip.num_slices * model.mel_patch_frames
+        _require(
+            clip.num_frames % video_unit == 0,
+            f"clip.num_frames {clip.num_frames} has to be a multiple of num_slices x tubelet_frames = {video_unit}, "
+            "so that every slice holds whole tubelets",
+        )
+        _require(
+            clip.num_mel_frames % audio_unit == 0,
+            f"the clip has {clip.num_mel_frames} spectrogram frames, not a multiple of num_slices x mel_patch_frames = "
+            f"{audio_unit}; change clip.hop_samples",
+        )
+        group, batch = self.pretrain.contrastive_group_size, self.engine.global_batch_size
+        if self.stage == "pretrain" and self.pretrain.contrastive_weight > 0:
+            _require(
+                batch % group == 0,
+                f"pretrain.contrastive_group_size {group} does not divide engine.global_batch_size {batch}; "
+                f"divisors are {_divisors(batch)}",
+            )
+        if self.data.num_runs:
+            _require(
+                batch % self.data.num_runs == 0,
+                f"data.num_runs {self.data.num_runs} does not divide engine.global_batch_size {batch}; "
+                f"divisors are {_divisors(batch)}",
+            )
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.runs_dir) / self.name
+
+    @property
+    def num_runs(self) -> int:
+        return self.data.num_runs or self.engine.global_batch_size
+
+    @property
+    def group_size(self) -> int:
+        """Clips that must be spread evenly over ranks: the contrastive group, or the batch when nothing is contrasted."""
+        if self.stage == "pretrain" and self.pretrain.contrastive_weight > 0:
+            return self.pretrain.contrastive_group_size
+        return self.engine.global_batch_size
+
+    def accumulation_steps(self, world_size: int) -> int:
+        """Forward passes per update; raises ConfigError with the numbers that would work."""
+        total, micro = self.engine.global_batch_size, self.engine.micro_batch_size
+        if total % world_size:
+            raise ConfigError(
+                f"engine.global_batch_size {total} does not divide over {world_size} ranks; use a rank count among "
+                f"{_divisors(total)} or change the batch"
+            )
+        if (total // world_size) % micro:
+            raise ConfigError(
+                f"engine.micro_batch_size {micro} does not divide the {total // world_size} clips of each of "
+                f"{world_size} ranks (global batch {total}); use one of {_divisors(total // world_size)}"
+            )
+        group = self.group_size
+        if group < total:
+            if group % world_size:
+                raise ConfigError(
+                    f"pretrain.contrastive_group_size {group} does not divide over {world_size} ranks, which take an "
+                    f"equal run of every group; use a group that is a multiple of {world_size}"
+                )
+            if (micro * world_size) % group:
+                raise ConfigError(
+                    f"pretrain.contrastive_group_size {group} has to divide the {micro * world_size} clips of one forward "
+                    f"pass over all ranks (micro batch {micro} x {world_size} ranks); raise engine.micro_batch_size or "
+                    "lower the group"
+                )
+        elif self.stage == "pretrain" and self.pretrain.contrastive_weight > 0 and micro * world_size != total:
+            raise ConfigError(
+                f"pretrain.contrastive_group_size {group} does not fit the {micro * world_size} clips of one forward pass "
+                f"over all ranks (micro batch {micro} x {world_size} ranks); raise engine.micro_batch_size or lower the group"
+            )
+        return total // (world_size * micro)
+
+
+# ------------------------------------------------------------------------------------------- shard building
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoProfile:
+    """How video is stored in shards: one signature for real and fake clips, or the codec becomes the label."""
+
+    frames_per_second: float
+    side_pixels: int
+    """Side of a square face crop; short side of a whole frame is `frame_short_side_pixels`."""
+    crop_factor: float
+    """Side of the crop as a multiple of the longer side of the face box."""
+    pixel_format: Literal["yuv420p", "yuv444p"]
+    crf: int
+    gop_frames: int
+    tune: str = "fastdecode"
+    preset: str = "medium"
+    frame_short_side_pixels: int = 256
+
+
+PROFILES: dict[str, VideoProfile] = {
+    # Fast to decode: the view's own rate, for pretraining.
+    "pretrain": VideoProfile(
+        frames_per_second=5.0, side_pixels=256, crop_factor=1.3, pixel_format="yuv420p", crf=18, gop_frames=8
+    ),
+    # Keeps the traces that a detector looks for.
+    "evidence": VideoProfile(
+        frames_per_second=25.0, side_pixels=384, crop_factor=1.8, pixel_format="yuv444p", crf=12, gop_frames=8
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaceConfig:
+    """How faces are found and followed; the defaults suit talking heads."""
+
+    detect_every_frames: int = 5
+    """MTCNN looks at every k-th source frame; boxes between are interpolated."""
+    detect_max_side_pixels: int = 640
+    """Longest side of the copy that the detector sees."""
+    min_probability: float = 0.9
+    min_detections: int = 3
+    """Confident detections that a track needs."""
+    min_track_seconds: float = 0.5
+    min_face_pixels: int = 40
+    """Smallest box side in source pixels that counts as a face."""
+    max_tracks: int = 4
+    """Largest tracks kept per clip."""
+    smooth_seconds: float = 0.4
+    """Standard deviation of the Gaussian that smooths boxes over time."""
+    identity_distance: float = 0.6
+    """Largest distance of two dlib embeddings of one person."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """How raw media become samples; a checkpoint records it, so that prediction makes clips the same way."""
+
+    mode: Literal["faces", "frame", "boxes"] = "faces"
+    """`faces` detects and tracks; `frame` stores the whole frame; `boxes` takes the user's own box file."""
+    profile: str = "pretrain"
+    """Name in PROFILES; the fields below override single values."""
+    frames_per_second: float | None = None
+    side_pixels: int | None = None
+    crop_factor: float | None = None
+    crf: int | None = None
+    segment_seconds: float = 10.0
+    """Longer videos are cut into segments of this length."""
+    min_seconds: float = 3.2
+    """Shorter segments get status TOO_SHORT; the rest of a cut video that is shorter is dropped."""
+    faces: FaceConfig = field(default_factory=FaceConfig)
+
+    def __post_init__(self) -> None:
+        if self.profile not in PROFILES:
+            raise ConfigError(f"profile {self.profile!r} is unknown; choose one of {', '.join(PROFILES)}")
+        _require(self.segment_seconds > 0, f"segment_seconds is {self.segment_seconds}; it has to be positive")
+        _require(
+            0 < self.min_seconds <= self.segment_seconds,
+            f"min_seconds {self.min_seconds} has to be positive and at most segment_seconds {self.segment_seconds}",
+        )
+
+    @property
+    def video(self) -> VideoProfile:
+        """The profile with this build's overrides."""
+        overrides = {n: getattr(self, n) for n in ("frames_per_second", "side_pixels", "crop_factor", "crf")}
+        return dataclasses.replace(PROFILES[self.profile], **{n: v for n, v in overrides.items() if v is not None})
+
+
+# ------------------------------------------------------------------------------------------- strict loading
+
+T = TypeVar("T")
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a YAML file and `section.key=value` overrides into a checked Config.
+
+    Raises:
+        ConfigError: file missing or not YAML, unknown key, wrong type, bad choice, or an impossible combination;
+            all unknown keys and type errors of one file are reported together.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such config file")
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, found {type(values).__name__}")
+    for override in overrides:
+        _apply_override(values, override)
+    return from_dict(Config, values, where=str(path))
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str) -> T:
+    """Fills a config dataclass from plain values, strictly.
+
+    Args:
+        where: file or source named in every message.
+    """
+    problems: list[str] = []
+    try:
+        result = _fill(cls, values, "", problems)
+    except ConfigError as error:
+        raise ConfigError("\n".join(f"{where}: {p}" for p in [*problems, str(error)])) from error
+    if problems:
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems))
+    return result
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Returns plain values (dicts, lists, numbers, text) that `from_dict` turns back into the same config."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(v) for v in value]
+        return value
+
+    return plain(dataclasses.asdict(config))
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Writes the resolved config, every field included."""
+    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {`section.key`: value} for every leaf, to compare two configs."""
+    flat: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f"{prefix}{item.name}."))
+        else:
+            flat[f"{prefix}{item.name}"] = value
+    return flat
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"override {override!r}: write section.key=value, for example optim.learning_rate=1e-4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML: {error}") from error
+    *sections, leaf = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"override {override!r}: {section!r} is a value, not a section")
+    values[leaf] = "" if value is None and text == "" else value
+
+
+def _fill(cls: type[T], values: Any, prefix: str, problems: list[str]) -> T:
+    if not isinstance(values, dict):
+        problems.append(
+            f"{prefix.rstrip('.') or 'top level'}: expected a section of `key: value` lines, found {values!r}"
+        )
+        values = {}
+    hints = typing.get_type_hints(cls)
+    names = [item.name for item in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    before = len(problems)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
+            hint = f"did you mean {prefix}{near[0]}?" if near else f"valid keys are {', '.join(names)}"
+            problems.append(f"unknown key {prefix}{key}; {hint}")
+        else:
+            arguments[key] = _convert(hints[key], value, prefix + key, problems)
+    missing = [
+        item.name
+        for item in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if item.name not in arguments
+        and item.default is dataclasses.MISSING
+        and item.default_factory is dataclasses.MISSING
+    ]
+    problems.extend(f"missing key {prefix}{name}" for name in missing)
+    if len(problems) > before:
+        return typing.cast(T, None)  # reported by from_dict
+    return cls(**arguments)
+
+
+def _convert(kind: Any, value: Any, key: str, problems: list[str]) -> Any:
+    """Turns a YAML value into the annotated type, or records what is wrong with it."""
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _fill(typing.cast(type, kind), value, key + ".", problems)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in choices:
+            return None
+        return _convert(next(c for c in choices if c is not type(None)), value, key, problems)
+    if origin is Literal:
+        if value in choices and isinstance(value, bool) == isinstance(choices[0], bool):
+            return value
+        near = difflib.get_close_matches(str(value), [str(c) for c in choices], n=1, cutoff=0.5)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        problems.append(f"{key}: {value!r} is not one of {', '.join(map(repr, choices))}{hint}")
+    elif origin is tuple:
+        if not isinstance(value, list | tuple):
+            problems.append(f"{key}: expected a list, found {value!r}")
+        elif choices[-1] is Ellipsis:
+            return tuple(_convert(choices[0], item, f"{key}[{i}]", problems) for i, item in enumerate(value))
+        elif len(value) != len(choices):
+            problems.append(f"{key}: expected {len(choices)} values, found {len(value)}")
+        else:
+            return tuple(
+                _convert(c, v, f"{key}[{i}]", problems) for i, (c, v) in enumerate(zip(choices, value, strict=True))
+            )
+    elif origin is dict:
+        if isinstance(value, dict):
+            return {str(k): _convert(choices[1], v, f"{key}.{k}", problems) for k, v in value.items()}
+        problems.append(f"{key}: expected a section, found {value!r}")
+    elif kind is bool:
+        if isinstance(value, bool):
+            return value
+        problems.append(f"{key}: expected true or false, found {value!r}")
+    elif kind is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        problems.append(f"{key}: expected a whole number, found {value!r}")
+    elif kind is float:
+        number = _as_float(value)
+        if number is not None:
+            return number
+        problems.append(f"{key}: expected a number, found {value!r}")
+    elif kind is str:
+        if isinstance(value, str):
+            return value
+        problems.append(f"{key}: expected text, found {value!r}; put it in quotes")
+    else:
+        raise TypeError(f"config field {key} has unsupported type {kind}")
+    return None
+
+
+def _as_float(value: Any) -> float | None:
+    """PyYAML reads `1e-4` as text; a float field takes it all the same."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

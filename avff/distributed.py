@@ -1,0 +1,102 @@
+"""Ranks and collectives; the only reader of RANK, WORLD_SIZE and LOCAL_RANK.
+
+Works unchanged in one process that never called `init_process_group`.
+"""
+
+import os
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_initialized() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if is_initialized() else int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_initialized() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_main() -> bool:
+    """True on the one rank that writes logs and prints."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    if is_initialized() and dist.get_world_size() > 1:
+        dist.barrier()
+
+
+class _AllGatherWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        gathered = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, x.contiguous())
+        return torch.stack(gathered)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        # Every rank computes the loss over all clips, so this rank's clips receive a gradient from each rank.
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
+
+
+def all_gather_with_gradient(x: Tensor) -> Tensor:
+    """Stacks every rank's tensor, with gradient.
+
+    Args:
+        x: any shape, equal on all ranks.
+
+    Returns:
+        (world_size, *x.shape). The backward pass sums the gradients that all ranks hold for this rank's
+        part; with the mean over ranks that data parallelism takes of parameter gradients, a loss that
+        every rank computes over the whole gathered batch has exactly the single-process gradient.
+    """
+    if world_size() == 1:
+        return x.unsqueeze(0)
+    return _AllGatherWithGradient.apply(x)
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Returns the sum over ranks; the input stays as it is."""
+    x = x.detach().clone()
+    if is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(x)
+    return x
+
+
+def all_agree(flag: bool, device: torch.device | str = "cpu") -> bool:
+    """True when the flag is true on every rank."""
+    if world_size() == 1:
+        return flag
+    agreed = torch.tensor([1 if flag else 0], device=device, dtype=torch.int32)
+    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
+    return bool(agreed.item())
+
+
+def gather_objects(value: object) -> list:
+    """Returns every rank's picklable value, in rank order, on every rank."""
+    if world_size() == 1:
+        return [value]
+    values: list = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def broadcast_object(value: object) -> object:
+    """Returns rank 0's picklable value on every rank."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,45 @@
+"""Every error that a user of avff can cause, in one tree.
+
+    AvffError
+    ├── ConfigError       a config file, an override or a command line says something impossible   (also ValueError)
+    ├── MediaError        a raw media file cannot be read, or holds nothing usable                  (also ValueError)
+    ├── ShardError        a shard directory, its index or a sample in it is not what it should be   (also ValueError)
+    ├── CheckpointError   a run folder, checkpoint or weight file is missing, torn or of another model (also ValueError)
+    └── TrainingError     training cannot go on: non-finite numbers, too many bad samples           (also RuntimeError)
+
+A message says what is wrong, where, both values, and what to write instead. `avff.cli` prints it
+without a traceback and ends with exit code 2 (TrainingError: 3).
+"""
+
+
+class AvffError(Exception):
+    """Root of the tree; `except AvffError` catches what a user can mend."""
+
+
+class ConfigError(AvffError, ValueError):
+    """A config value, a key, or a combination of them is invalid."""
+
+
+class MediaError(AvffError, ValueError):
+    """A media file cannot be decoded, or lacks what was asked of it.
+
+    Args:
+        message: the whole sentence for the user.
+        reason: a short stable code for tables and counters, such as `UNDECODABLE` or `NO_VIDEO`.
+    """
+
+    def __init__(self, message: str, *, reason: str = "UNDECODABLE"):
+        super().__init__(message)
+        self.reason = reason
+
+
+class ShardError(AvffError, ValueError):
+    """A shard directory, an index or a stored sample is broken or inconsistent."""
+
+
+class CheckpointError(AvffError, ValueError):
+    """A checkpoint or weight file is missing, incomplete, or belongs to another model."""
+
+
+class TrainingError(AvffError, RuntimeError):
+    """Training has to stop; the message names step, value and keys."""

@@ -1,0 +1,1 @@
+"""Scores and labels in; result rows, summaries, plots and pages out."""

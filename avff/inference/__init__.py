@@ -1,0 +1,1 @@
+"""Checkpoint + media or shards in; scores out (`avff evaluate`, `avff predict`)."""

@@ -1,0 +1,1 @@
+"""Raw media in, clips out: decoding by time stamps, faces and tracks, crops, encoding, generated data."""

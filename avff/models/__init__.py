@@ -1,0 +1,1 @@
+"""Tensors in, tensors out; needs torch, timm, einops, yaml and safetensors only."""
