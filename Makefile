@@ -1,0 +1,46 @@
+# Every target creates .venv and installs into it on first use. PYTHON picks the interpreter (3.11 or newer).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# Two processes share small machines: one thread each is faster than fighting for cores.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: help demo test test-quick lint install clean
+
+help:
+	@echo "make demo        generate data, train all three stages, evaluate, predict   (10 minutes on 2 cores)"
+	@echo "make test        the whole test suite                                       (10 minutes on 2 cores)"
+	@echo "make test-quick  tests that neither train nor start processes               (2 minutes)"
+	@echo "make lint        ruff and mypy"
+	@echo "make install     create $(VENV) and install avff with the versions of constraints.txt"
+
+install: $(INSTALLED)
+
+$(INSTALLED): setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "avff needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version); run: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 1; }
+	@echo "Installing avff into $(VENV) (about 6 GB, a few minutes on first use) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip wheel -c constraints.txt
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[train,launch,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps facenet-pytorch==2.6.0
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/avff demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+test-quick: $(INSTALLED)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
