@@ -5,6 +5,7 @@
     ├── MediaError        a raw media file cannot be read, or holds nothing usable                  (also ValueError)
     ├── ShardError        a shard directory, its index or a sample in it is not what it should be   (also ValueError)
     ├── CheckpointError   a run folder, checkpoint or weight file is missing, torn or of another model (also ValueError)
+    ├── EvaluationError   scores are incomplete, doubled, or were made for something else           (also ValueError)
     └── TrainingError     training cannot go on: non-finite numbers, too many bad samples           (also RuntimeError)
 
 A message says what is wrong, where, both values, and what to write instead. `avff.cli` prints it
@@ -39,6 +40,10 @@ class ShardError(AvffError, ValueError):
 
 class CheckpointError(AvffError, ValueError):
     """A checkpoint or weight file is missing, incomplete, or belongs to another model."""
+
+
+class EvaluationError(AvffError, ValueError):
+    """A table of scores is incomplete, holds a clip twice, or does not belong to what it is compared with."""
 
 
 class TrainingError(AvffError, RuntimeError):
