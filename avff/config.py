@@ -77,6 +77,15 @@ class ClipConfig:
             self.window_samples <= self.fft_samples,
             f"clip.window_samples {self.window_samples} is longer than clip.fft_samples {self.fft_samples}",
         )
+        _require(
+            self.hop_samples <= self.window_samples,
+            f"clip.hop_samples {self.hop_samples} is longer than clip.window_samples {self.window_samples}; "
+            "sound between two windows would be lost",
+        )
+        _require(
+            self.num_slices % 2 == 0,
+            f"clip.num_slices is {self.num_slices}; it has to be even, for exactly half of the slices is hidden",
+        )
         exact = self.num_frames / self.frames_per_second * self.sample_rate_hz
         _require(
             abs(exact - round(exact)) < 1e-6,
