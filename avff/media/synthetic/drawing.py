@@ -3,6 +3,8 @@
 Pictures are float32 in [0, 1], (H, W, C). Coordinates are given per pixel, so that a shape is a formula.
 """
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -54,3 +56,29 @@ def blur(image_HWC: np.ndarray, sigma: float) -> np.ndarray:
     image_C1HW = F.pad(image_C1HW, (radius,) * 4, mode="replicate")
     image_C1HW = F.conv2d(F.conv2d(image_C1HW, kernel[None, None, :, None]), kernel[None, None, None, :])
     return image_C1HW[:, 0].permute(1, 2, 0).numpy()
+
+
+def draw_wall(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Returns a background, (H, W, 3): two colours running into each other, blobs, grain, out of focus."""
+    height, width = size
+    y_HW, x_HW = np.mgrid[:height, :width].astype(np.float32)
+    colours, mix_HW = rng.uniform(0.2, 0.8, (2, 3)), x_HW * rng.uniform(-1, 1) + y_HW * rng.uniform(-1, 1)
+    mix_HW = (mix_HW - mix_HW.min()) / (np.ptp(mix_HW) + 1e-6)
+    image_HWC = (colours[0] + mix_HW[..., None] * (colours[1] - colours[0])).astype(np.float32)
+    for _ in range(rng.integers(2, 7)):
+        centre, radii = rng.uniform(0, 1, 2) * (width, height), rng.uniform(0.08, 0.35, 2) * width
+        blob_HW = ellipse(x_HW, y_HW, (centre[0], centre[1]), (radii[0], radii[1]), rng.uniform(2, 20))
+        paint(image_HWC, rng.uniform(0.3, 1) * blob_HW, rng.uniform(0.1, 0.9, 3))
+    image_HWC *= 1 + rng.uniform(0.0, 0.06) * smooth_noise(rng, size, rng.uniform(4, 16))[..., None]
+    return blur(image_HWC, rng.uniform(0.8, 3.0))
+
+
+def camera_noise(rng: np.random.Generator, size: tuple[int, int], levels: float, count: int) -> Iterator[np.ndarray]:
+    """Yields `count` pictures of noise, (H, W, 1), with a mean of 0.5 so that cutting off decimals rounds.
+
+    They are windows into one larger picture: a fresh one per frame costs as much as all the rest of drawing.
+    """
+    room = 32
+    tile_HW1 = 0.5 + levels * rng.standard_normal((size[0] + room, size[1] + room, 1), dtype=np.float32)
+    for top, left in rng.integers(0, room + 1, (count, 2)):
+        yield tile_HW1[top : top + size[0], left : left + size[1]]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from avff.media.synthetic.drawing import bell, blur, ellipse, paint, smooth_curve, smooth_noise
+from avff.media.synthetic.drawing import bell, camera_noise, draw_wall, ellipse, paint, smooth_curve, smooth_noise
 from avff.media.synthetic.faces import BOTTOM, LEFT, RIGHT, TOP, Face, paint_head
 from avff.media.synthetic.forgery import blend_mouth
 from avff.media.synthetic.mouth import MouthCurve, draw_mouths, mouth_region
@@ -155,16 +155,8 @@ def _sampling_grid(take: Take, face: Face, opening_T: np.ndarray, rows: slice, c
 def _draw_background(take: Take, face: Face) -> np.ndarray:
     """Returns wall, objects, neck and shoulders, (H, W, 3)."""
     rng, size = generator(take.seed, "background"), (take.height, take.width)
+    image_HWC = draw_wall(rng, size)
     y_HW, x_HW = np.mgrid[: take.height, : take.width].astype(np.float32)
-    colours, mix_HW = rng.uniform(0.2, 0.8, (2, 3)), x_HW * rng.uniform(-1, 1) + y_HW * rng.uniform(-1, 1)
-    mix_HW = (mix_HW - mix_HW.min()) / (np.ptp(mix_HW) + 1e-6)
-    image_HWC = (colours[0] + mix_HW[..., None] * (colours[1] - colours[0])).astype(np.float32)
-    for _ in range(rng.integers(2, 7)):
-        centre, radii = rng.uniform(0, 1, 2) * (take.width, take.height), rng.uniform(0.08, 0.35, 2) * take.width
-        blob_HW = ellipse(x_HW, y_HW, (centre[0], centre[1]), (radii[0], radii[1]), rng.uniform(2, 20))
-        paint(image_HWC, rng.uniform(0.3, 1) * blob_HW, rng.uniform(0.05, 0.95, 3))
-    image_HWC *= 1 + rng.uniform(0.0, 0.06) * smooth_noise(rng, size, rng.uniform(4, 16))[..., None]
-    image_HWC = blur(image_HWC, rng.uniform(0.8, 3.0))
     unit, (x, y) = take.pixels_per_unit, take.centre
     shoulders_HW = ellipse(x_HW, y_HW, (x, y + 3.1 * unit), (2.1 * unit, 1.35 * unit), 3.0)
     neck_HW = ellipse(x_HW, y_HW, (x, y + 1.4 * unit), (0.52 * unit, 0.8 * unit), 3.0)
@@ -178,15 +170,12 @@ def _expose(
     take: Take, background_HWC: np.ndarray, window_TCHW: torch.Tensor, rows: slice, columns: slice
 ) -> np.ndarray:
     """Puts the window into the frames and adds exposure and the camera's noise, (T, H, W, 3) uint8."""
-    rng = generator(take.seed, "noise")
+    rng, size = generator(take.seed, "noise"), (take.height, take.width)
     gain = 255 * take.exposure
-    frames_THWC = np.empty((take.num_frames, take.height, take.width, 3), np.uint8)
-    tile_HW1 = take.noise_levels * rng.standard_normal((take.height + 32, take.width + 32, 1), dtype=np.float32)
-    corners = rng.integers(0, 33, (take.num_frames, 2))
-    still_HWC = background_HWC * gain + 0.5
-    for index, (top, left) in enumerate(corners):
-        frame_HWC = still_HWC + tile_HW1[top : top + take.height, left : left + take.width]
-        window_HWC = window_TCHW[index].permute(1, 2, 0).numpy() * gain
-        frame_HWC[rows, columns] += window_HWC - background_HWC[rows, columns] * gain
-        frames_THWC[index] = np.clip(frame_HWC, 0, 255)
+    frames_THWC = np.empty((take.num_frames, *size, 3), np.uint8)
+    picture_HWC = background_HWC * gain
+    noises = camera_noise(rng, size, take.noise_levels, take.num_frames)
+    for frame_HWC, window_CHW, noise_HW1 in zip(frames_THWC, window_TCHW, noises, strict=True):
+        picture_HWC[rows, columns] = window_CHW.permute(1, 2, 0).numpy() * gain
+        frame_HWC[:] = np.clip(picture_HWC + noise_HW1, 0, 255)
     return frames_THWC
