@@ -1,0 +1,81 @@
+"""One source into its samples: the one place that building and prediction share."""
+
+import hashlib
+from pathlib import Path
+
+from avff.building.sources import Source
+from avff.config import BuildConfig
+from avff.data.shards import Sample
+from avff.errors import MediaError
+from avff.media.boxes import BoxTracks
+from avff.media.clips import MediaClip, make_clips
+from avff.schema import FakeSegments, SampleMetadata, VideoInfo, complete_labels
+
+
+def build_samples(source: Source, config: BuildConfig, boxes: BoxTracks | None = None) -> list[Sample]:
+    """Cuts a source into samples with complete metadata.
+
+    Args:
+        boxes: the source's own face boxes, in mode `boxes`.
+
+    Returns:
+        One sample per segment, in order; those that a model cannot read carry the reasons as `status`.
+
+    Raises:
+        MediaError: the file cannot be read or decoded, or holds no video.
+    """
+    try:
+        digest = _sha256(source.path)
+    except OSError as error:
+        raise MediaError(f"{source.path}: cannot be read: {error}", reason="UNREADABLE") from error
+    return [_sample(source, digest, clip) for clip in make_clips(source.path, config, boxes)]
+
+
+def _sample(source: Source, digest: str, clip: MediaClip) -> Sample:
+    is_fake, video_is_fake, audio_is_fake, category = complete_labels(
+        source.is_fake, source.video_is_fake, source.audio_is_fake
+    )
+    metadata = SampleMetadata(
+        key=f"{source.source_key}_{clip.segment:04d}",
+        source_key=source.source_key,
+        dataset=source.dataset,
+        split=source.split,
+        source_path=source.name,
+        source_sha256=digest,
+        segment=clip.segment,
+        group_ids=list(source.group_ids),
+        is_fake=is_fake,
+        video_is_fake=video_is_fake,
+        audio_is_fake=audio_is_fake,
+        category=category,
+        methods=list(source.methods),
+        fake_segments_seconds=shift_segments(source.fake_segments_seconds, clip.video),
+        video=clip.video,
+        audio=clip.audio,
+        tracks=clip.tracks,
+        encoder=clip.encoder,
+        status=clip.status,
+        extra=source.extra,
+    )
+    members = {f"{name}.mp4": content for name, content in clip.videos.items()}
+    if clip.flac is not None:
+        members["flac"] = clip.flac
+    return Sample(metadata, members)
+
+
+def shift_segments(segments: FakeSegments | None, video: VideoInfo) -> FakeSegments | None:
+    """Returns forged stretches of a source in the time of one of its samples, cut to it."""
+    if segments is None:
+        return None
+
+    def cut(stretches: list[list[float]]) -> list[list[float]]:
+        moved = [[max(0.0, a - video.start_seconds), b - video.start_seconds] for a, b in stretches]
+        inside = [[a, min(b, video.duration_seconds)] for a, b in moved]
+        return [[round(a, 6), round(b, 6)] for a, b in inside if a < b]
+
+    return FakeSegments(video=cut(segments.video), audio=cut(segments.audio))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,68 @@
+"""Square crops that follow a face."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class FacePath:
+    """One face on consecutive stored frames of a segment, before ids are given.
+
+    Attributes:
+        first_frame: stored frame of the segment at which it starts.
+        boxes_T4: x0, y0, x1, y1 in upright source pixels.
+        scores_T: detector probability of the nearest detection.
+        detected_T: True where the detector looked at that very frame and saw it.
+        identity: number of the person within the source.
+    """
+
+    first_frame: int
+    boxes_T4: np.ndarray
+    scores_T: np.ndarray
+    detected_T: np.ndarray
+    identity: int = 0
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.boxes_T4)
+
+    @property
+    def stop_frame(self) -> int:
+        return self.first_frame + self.num_frames
+
+    @property
+    def centres(self) -> np.ndarray:
+        return (self.boxes_T4[:, :2] + self.boxes_T4[:, 2:]) / 2
+
+    @property
+    def longer_sides(self) -> np.ndarray:
+        return (self.boxes_T4[:, 2:] - self.boxes_T4[:, :2]).max(axis=1)
+
+    @property
+    def areas(self) -> np.ndarray:
+        return np.prod(self.boxes_T4[:, 2:] - self.boxes_T4[:, :2], axis=1)
+
+
+def square_crop(picture_HWC: np.ndarray, centre: np.ndarray, half_side: float, side_pixels: int) -> np.ndarray:
+    """Cuts a square at sub-pixel position and scales it; outside the picture its border pixels go on.
+
+    Args:
+        picture_HWC: uint8 RGB.
+        centre: x, y in pixels.
+        half_side: half the side of the square in source pixels.
+
+    Returns:
+        uint8 (side_pixels, side_pixels, 3).
+    """
+    height, width = picture_HWC.shape[:2]
+    x0, y0 = centre[0] - half_side, centre[1] - half_side
+    x1, y1 = centre[0] + half_side, centre[1] + half_side
+    left, top, right, bottom = int(np.floor(x0)), int(np.floor(y0)), int(np.ceil(x1)), int(np.ceil(y1))
+    rows = np.clip(np.arange(top, bottom), 0, height - 1)
+    columns = np.clip(np.arange(left, right), 0, width - 1)
+    region = picture_HWC[rows[:, None], columns[None, :]]
+    box = (x0 - left, y0 - top, x1 - left, y1 - top)
+    resized = Image.fromarray(region).resize((side_pixels, side_pixels), Image.Resampling.BICUBIC, box=box)
+    return np.asarray(resized)
