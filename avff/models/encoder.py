@@ -22,7 +22,7 @@ class Encoder(nn.Module):
         self.num_slices = grid.num_slices
         self.patch_embed = nn.Linear(grid.patch_values, width)
         self.position_table = nn.Parameter(sincos_table(grid.shape, width))
-        self.modality = nn.Parameter(0.02 * torch.randn(1, 1, width))
+        self.modality_embedding = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.stack = Stack(
             model.encoder, model.layer_norm_eps, f"{name}_encoder", model.drop_path, model.activation_checkpointing
         )
@@ -37,7 +37,7 @@ class Encoder(nn.Module):
             (B, S, L, D) tokens by slice: all slices, or those of `visible_BS` in that order.
         """
         tokens_BLD = self.patch_embed(patches_BLP.to(self.patch_embed.weight.dtype))
-        tokens_BLD = tokens_BLD + self.position_table + self.modality
+        tokens_BLD = tokens_BLD + self.position_table + self.modality_embedding
         num_slices = self.num_slices
         if visible_BS is not None:
             tokens_BLD = join_slices(take_slices(split_slices(tokens_BLD, num_slices), visible_BS))

@@ -1,0 +1,191 @@
+"""Weight files: `.safetensors` with a JSON sidecar of the same name, the only format that stages exchange (DESIGN §8)."""
+
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+from torch import Tensor, nn
+
+from avff.config import Config, flatten, from_dict, to_dict
+from avff.errors import CheckpointError
+
+OWN_LICENCE = "Apache-2.0"
+"""Of weights that were trained here from scratch; data sets may add terms of their own."""
+
+FAKE_PROBABILITY = "sigmoid of the overall head's logit: the chance that the clip is fake in picture, sound or both"
+
+NOT_IN_WEIGHTS = ("model.drop_path", "model.activation_checkpointing", "model.critic_width")
+"""Config fields of the clip and model sections that change no weight's shape or meaning."""
+
+
+# ------------------------------------------------------------------------------------------- sidecar
+
+
+def make_sidecar(
+    what: str, config: Config, *, parents: Collection[Mapping[str, Any]] = (), build: Any = None, **extra: Any
+) -> dict[str, Any]:
+    """Returns what a reader must know about a weight file.
+
+    Args:
+        what: one line for people.
+        config: that the weights belong to.
+        parents: of the weights that these were made from, as `parent_of` describes them.
+        build: how the training clips were made from raw media (BuildConfig as a dict), None where unknown.
+    """
+    clip = config.clip
+    return {
+        "what": what,
+        "config": to_dict(config),
+        "parents": list(parents),
+        "licences": sorted({OWN_LICENCE}.union(*(parent["licences"] for parent in parents))),
+        "input": {
+            "video": "RGB in [0, 1], minus ImageNet mean, over ImageNet standard deviation",
+            "audio": f"natural log of mel power, minus {clip.mel_mean}, over {clip.mel_std}; time first",
+        },
+        "fake_probability": FAKE_PROBABILITY if config.stage == "finetune" else None,
+        "build": build,
+        **extra,
+    }
+
+
+def parent_of(path: Path) -> dict[str, Any]:
+    """Describes a weight file as the parent of another one."""
+    sidecar = _read_sidecar(path)
+    return {
+        "file": path.name,
+        "what": sidecar.get("what", ""),
+        "sha256": sha256_of(path),
+        "licences": sidecar.get("licences", [OWN_LICENCE]),
+        "parents": sidecar.get("parents", []),
+    }
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], sidecar: Mapping[str, Any]) -> None:
+    """Writes `path` (.safetensors) and its sidecar; each appears whole or not at all, the weights last."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path}: a weight file's name ends in .safetensors")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(dict(sidecar), indent=2, sort_keys=False) + "\n"
+    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+    _write_whole(path.with_suffix(".json"), text.encode())
+    _write_whole(path, data)
+
+
+def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads a weight file and its sidecar.
+
+    Raises:
+        CheckpointError: a file is missing or is not what its name says.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such weight file")
+    sidecar = _read_sidecar(path)
+    try:
+        tensors = safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole .safetensors file: {error}") from error
+    return tensors, sidecar
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    sidecar_path = path.with_suffix(".json")
+    if not sidecar_path.is_file():
+        raise CheckpointError(f"{path}: {sidecar_path.name} is missing beside it; it says what the weights are")
+    try:
+        sidecar = json.loads(sidecar_path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{sidecar_path}: not valid JSON: {error}") from error
+    if not isinstance(sidecar, dict):
+        raise CheckpointError(f"{sidecar_path}: expected a JSON object, found {type(sidecar).__name__}")
+    return sidecar
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------------------- into a model
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], where: str, new: Collection[str] = ()) -> None:
+    """Copies tensors into a module, strictly.
+
+    Args:
+        where: file named in every message.
+        new: parameters that the file leaves out on purpose; they keep their initial values.
+
+    Raises:
+        CheckpointError: lists every missing, extra and misshapen key, with the nearest expected names.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    check_keys(expected, found, where, new)
+    module.load_state_dict(dict(tensors), strict=False)
+
+
+def check_keys(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], where: str, new: Collection[str] = ()
+) -> None:
+    """Compares names and shapes of two sets of weights; raises CheckpointError with every difference."""
+    problems = [f"missing key {name} {list(expected[name])}" for name in expected if name not in {*found, *new}]
+    for name in found:
+        if name not in expected:
+            near = difflib.get_close_matches(name, expected, n=2, cutoff=0.6)
+            problems.append(f"unexpected key {name}" + (f" (nearest: {', '.join(near)})" if near else ""))
+        elif found[name] != expected[name]:
+            problems.append(f"key {name} has shape {list(found[name])}, the model's is {list(expected[name])}")
+    if problems:
+        raise CheckpointError("\n".join(f"{where}: {problem}" for problem in problems))
+
+
+def load_initial_weights(module: nn.Module, path: Path, config: Config) -> list[str]:
+    """Starts a run from a weight file (`engine.init_weights`).
+
+    Returns:
+        names of the parameters that the file leaves to their random start, such as a classifier's heads; they may
+        learn faster (`optim.new_layer_factor`).
+
+    Raises:
+        CheckpointError: the file was made for other clips or another model, or its keys are not the model's.
+    """
+    path = Path(path)
+    tensors, sidecar = load_weights(path)
+    if "config" in sidecar:
+        _check_same_model(from_dict(Config, sidecar["config"], where=str(path.with_suffix(".json"))), config, path)
+    new = sorted(sidecar.get("new", []))
+    load_into(module, tensors, str(path), new)
+    return new
+
+
+def _check_same_model(made_for: Config, config: Config, path: Path) -> None:
+    theirs, ours = flatten(made_for), flatten(config)
+    keys = ["stage", *(key for key in ours if key.startswith(("clip.", "model.")) and key not in NOT_IN_WEIGHTS)]
+    differing = [f"{key} {theirs[key]!r} -> {ours[key]!r}" for key in keys if theirs[key] != ours[key]]
+    if differing:
+        raise CheckpointError(
+            f"{path}: made for another config ({'; '.join(differing)}); run tools/adapt_weights.py with --to this config"
+        )
