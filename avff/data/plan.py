@@ -17,6 +17,7 @@ from avff.data.order import Order
 from avff.data.selection import StoredSample, check_held_out, select_samples, trained_splits
 from avff.data.shards import ShardDirectory
 from avff.data.weights import check_weights, sampling_weights
+from avff.data.windows import check_rate
 from avff.errors import ConfigError, ShardError
 from avff.seeding import derive_seed
 
@@ -118,7 +119,8 @@ def build_plan(config: Config, train: Sequence[ShardDirectory], validation: Sequ
         validation: those of `config.data.validation`; people held out there are kept out of training.
 
     Raises:
-        ConfigError: nothing to train on is configured, `test` is to be trained on, a wrong balance column or weight.
+        ConfigError: nothing to train on is configured, `test` is to be trained on, a wrong balance column or weight,
+            or video stored at a lower rate than the clip's.
         ShardError: no sample passes the filters, or a held-out person would be trained on.
     """
     data = config.data
@@ -130,6 +132,8 @@ def build_plan(config: Config, train: Sequence[ShardDirectory], validation: Sequ
     samples = [sample for sample, weight in zip(selection.samples, weight_M, strict=True) if weight]
     if not samples:
         raise ShardError(_nothing_left(config, train, selection.dropped))
+    slowest = min(samples, key=lambda sample: sample.row.frames_per_second)
+    check_rate(slowest.row.frames_per_second, config.clip, f"{slowest.directory.path}: sample {slowest.row.key!r}")
     order = Order(
         _shard_numbers(samples),
         weight_M[weight_M > 0],

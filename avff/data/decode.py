@@ -1,0 +1,81 @@
+"""Stored members to arrays: decord for our own short-GOP video, PyAV for FLAC; both on one thread."""
+
+import io
+import re
+
+import av
+import decord
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from avff.errors import ShardError
+
+
+def decode_frames(data: bytes, frames: np.ndarray, num_frames: int, where: str) -> np.ndarray:
+    """Returns some frames of a stored video.
+
+    Args:
+        data: the mp4 member.
+        frames: indices, ascending, int64.
+        num_frames: frames that the member has to hold.
+        where: shard, sample and member, named in every message.
+
+    Returns:
+        uint8, (len(frames), height, width, 3), RGB.
+
+    Raises:
+        ShardError: not decodable, or another number of frames.
+    """
+    try:
+        reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+        if len(reader) != num_frames:
+            raise ShardError(f"{where}: holds {len(reader)} frames, the metadata says {num_frames}; rebuild this shard")
+        return reader.get_batch(frames.tolist()).asnumpy()
+    except (decord.DECORDError, RuntimeError) as error:
+        raise ShardError(f"{where}: video cannot be decoded: {_reason(error)}; rebuild this shard") from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns decord's message without its clock time and stack trace, so that the same fault reads the same."""
+    line = next((line for line in str(error).splitlines() if ".cc:" in line), str(error).strip())
+    return re.sub(r"^\[[\d:]+\] \S+ ", "", line)
+
+
+def decode_sound(data: bytes, num_samples: int, sample_rate_hz: int, where: str) -> np.ndarray:
+    """Returns the whole stored sound.
+
+    Returns:
+        float32 in [-1, 1), (num_samples,).
+
+    Raises:
+        ShardError: not decodable, not mono 16 bit at the given rate, or another number of samples.
+    """
+    try:
+        with av.open(io.BytesIO(data), mode="r") as container:
+            stream = container.streams.audio[0]
+            if (stream.rate, stream.format.name, stream.channels) != (sample_rate_hz, "s16", 1):
+                raise ShardError(
+                    f"{where}: sound is {stream.channels} x {stream.format.name} at {stream.rate} Hz, expected mono s16 at "
+                    f"{sample_rate_hz} Hz; rebuild this shard"
+                )
+            chunks = [frame.to_ndarray().reshape(-1) for frame in container.decode(stream)]
+    except (av.FFmpegError, IndexError) as error:
+        raise ShardError(f"{where}: sound cannot be decoded: {error}; rebuild this shard") from error
+    found = sum(map(len, chunks))
+    if found != num_samples:
+        raise ShardError(f"{where}: holds {found} audio samples, the metadata says {num_samples}; rebuild this shard")
+    return np.concatenate(chunks).astype(np.float32) / 32768.0
+
+
+def centre_square(video_THWC: np.ndarray, side_pixels: int) -> np.ndarray:
+    """Cuts the centre square of every frame; resized (antialiased) only where its side differs."""
+    height, width = video_THWC.shape[1:3]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square_THWC = video_THWC[:, top : top + side, left : left + side]
+    if side == side_pixels:
+        return square_THWC
+    square_TCHW = torch.from_numpy(np.ascontiguousarray(square_THWC)).permute(0, 3, 1, 2)
+    resized_TCHW = F.interpolate(square_TCHW, size=(side_pixels, side_pixels), mode="bilinear", antialias=True)
+    return resized_TCHW.permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,104 @@
+"""How a model looks at a stored sample. A view turns samples into clips and clips into batches.
+
+`AVView` is the view of AVFF: aligned frames and sound. A detector that looks otherwise brings another class with
+the same three methods, which is all that `avff.data.stream` asks for (`View`).
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from avff.batch import AVBatch, Clip
+from avff.config import ClipConfig
+from avff.data.decode import centre_square, decode_frames, decode_sound
+from avff.data.samples import Sample
+from avff.data.windows import Span, cut_sound, frame_indices, sliding_starts, spans, window_labels
+from avff.errors import ShardError
+from avff.seeding import derive_seed
+
+
+class View(Protocol):
+    """What the stream needs of a view; clips and batches are its own types."""
+
+    def train_clip(self, sample: Sample, seed: int) -> Any: ...
+
+    def evaluation_clips(self, sample: Sample) -> list: ...
+
+    def collate(self, clips: Sequence[Any]) -> Any: ...
+
+
+class AVView:
+    """Windows of frames and sound over exactly the same time; squares of `clip.load_size` pixels."""
+
+    def __init__(self, clip: ClipConfig):
+        self.clip = clip
+
+    def train_clip(self, sample: Sample, seed: int) -> Clip:
+        """Cuts one random window of one track: the known speaker's, else any that is long enough.
+
+        Args:
+            seed: decides track and window, and travels with the clip for all later choices.
+
+        Raises:
+            ShardError: no track is long enough, or a member cannot be decoded.
+        """
+        usable = spans(sample.metadata, self.clip)
+        if not usable:
+            raise ShardError(
+                f"sample {sample.metadata.key!r} (status {sample.metadata.status}): no stretch of picture and sound lasts "
+                f"the {self.clip.duration_seconds} s of a clip; leave it out or build with another --min-seconds"
+            )
+        speakers = [span for span in usable if span.track and span.track.is_speaker]
+        pool = speakers or usable
+        span = pool[derive_seed(seed, "track") % len(pool)]
+        start = span.starts[derive_seed(seed, "window") % len(span.starts)]
+        return self._cut(sample, span, [start], [seed])[0]
+
+    def evaluation_clips(self, sample: Sample) -> list[Clip]:
+        """Cuts every track into windows at most half a clip apart, from its start to its end.
+
+        Returns:
+            The clips by track and time; none where face or sound is missing or too short.
+        """
+        metadata = sample.metadata
+        clips = []
+        for span in spans(metadata, self.clip):
+            starts = sliding_starts(span.starts, metadata.video.fps, self.clip)
+            parts = ("evaluation", metadata.dataset, metadata.key, span.track_id)
+            clips += self._cut(sample, span, starts, [derive_seed(*parts, start) for start in starts])
+        return clips
+
+    def collate(self, clips: Sequence[Clip]) -> AVBatch:
+        """Stacks clips; see `avff.batch.AVBatch`."""
+        return AVBatch(
+            keys=tuple(clip.key for clip in clips),
+            tracks=tuple(clip.track for clip in clips),
+            start_seconds_B=torch.tensor([clip.start_seconds for clip in clips], dtype=torch.float64),
+            seed_B=torch.tensor([clip.seed for clip in clips], dtype=torch.int64),
+            video_BTHWC=torch.from_numpy(np.stack([clip.video_THWC for clip in clips])),
+            waveform_BN=torch.from_numpy(np.stack([clip.waveform_N for clip in clips])),
+            is_fake_B=torch.tensor([clip.is_fake for clip in clips], dtype=torch.int64),
+            video_is_fake_B=torch.tensor([clip.video_is_fake for clip in clips], dtype=torch.int64),
+            audio_is_fake_B=torch.tensor([clip.audio_is_fake for clip in clips], dtype=torch.int64),
+        )
+
+    def _cut(self, sample: Sample, span: Span, starts: list[int], seeds: list[int]) -> list[Clip]:
+        """Cuts windows of one track; frames that several windows share are decoded once."""
+        metadata = sample.metadata
+        rate = metadata.video.fps
+        where = f"sample {metadata.key!r}"
+        indices = np.stack([frame_indices(start, rate, self.clip) for start in starts]) - span.first_frame
+        needed, place = np.unique(indices, return_inverse=True)
+        frames = decode_frames(sample.members[span.member], needed, span.num_frames, f"{where}: {span.member}")
+        video = centre_square(frames, self.clip.load_size)[place.reshape(indices.shape)]
+        audio = metadata.audio
+        sound_N = decode_sound(sample.members["flac"], audio.num_samples, audio.sample_rate_hz, f"{where}: flac")
+        clips = []
+        for start, seed, video_THWC in zip(starts, seeds, video, strict=True):
+            seconds = start / rate
+            labels = window_labels(metadata, span.track, seconds, seconds + self.clip.duration_seconds)
+            waveform_N = cut_sound(sound_N, seconds, self.clip)
+            clips.append(Clip(metadata.key, span.track_id, seconds, seed, video_THWC, waveform_N, *labels))
+        return clips
