@@ -44,7 +44,7 @@ def roc_plot(detectors: Detectors) -> str:
             false_rate, true_rate = metrics.curve(scores_N, labels_N, np.ones((1, len(scores_N)))).rates()
             auc = metrics.roc_auc(scores_N, labels_N)
             axes.plot(false_rate[0], true_rate[0], color=colour, label=f"{name}  AUC {auc:.3f}")
-        axes.legend(loc="lower right")
+        _legend(axes, "lower right")
         return _svg(figure)
 
 
@@ -61,7 +61,7 @@ def precision_recall_plot(detectors: Detectors) -> str:
             average = metrics.average_precision(scores_N, labels_N)
             axes.plot(recall, precision, color=colour, label=f"{name}  AP {average:.3f}", drawstyle="steps-pre")
             axes.axhline(labels_N.mean(), color="#999999", linewidth=0.8, linestyle=":")
-        axes.legend(loc="lower left")
+        _legend(axes, "lower left")
         return _svg(figure)
 
 
@@ -109,7 +109,8 @@ def reliability_plot(detectors: Detectors) -> str:
             error = metrics.calibration_error(probabilities_N, labels_N)
             axes.plot(x, y, color=colour, linewidth=0.9, label=f"{name}  ECE {error:.3f}")
             axes.scatter(x, y, s=sizes, color=colour)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
         return _svg(figure)
 
 
@@ -162,6 +163,13 @@ def _square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     axes = figure.subplots()
     axes.set(title=title, xlabel=x, ylabel=y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
     return figure, axes
+
+
+def _legend(axes: Axes, place: str) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc=place)
+    else:
+        axes.text(0.5, 0.5, "needs real and fake clips", ha="center", color="#777777", transform=axes.transAxes)
 
 
 def _svg(figure: Figure) -> str:

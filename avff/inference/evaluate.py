@@ -1,0 +1,202 @@
+"""`avff evaluate`: a checkpoint and shard directories in; rows, summary and a page out."""
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from avff.config import Config
+from avff.data.index import IndexRow
+from avff.data.selection import StoredSample
+from avff.data.shards import ShardDirectory, open_directory
+from avff.data.windows import check_rate
+from avff.errors import EvaluationError
+from avff.evaluation.aggregate import WINDOW_AGGREGATION, ClipScore, aggregate, probability
+from avff.evaluation.compare import auc_difference
+from avff.evaluation.page import Result, write_page
+from avff.evaluation.rows import Row, Table, read_rows, write_atomically, write_csv, write_jsonl
+from avff.evaluation.summary import summarize
+from avff.inference.detector import Detector, load_detector
+from avff.inference.loading import LoadedSample, load_samples
+from avff.inference.provenance import check_build, describe_provenance, leak_notes, read_training
+
+log = logging.getLogger(__name__)
+
+PAGE = "page.html"
+SUMMARY = "summary.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `evaluate` found and where it lies."""
+
+    summary: dict[str, Any]
+    rows: list[Row]
+    output: Path
+
+    @property
+    def page(self) -> Path:
+        return self.output / PAGE
+
+
+def evaluate(
+    checkpoint: str,
+    shards: Sequence[Path],
+    output: Path,
+    *,
+    config: Config | None = None,
+    split: str = "test",
+    device: str = "auto",
+    batch_size: int = 8,
+    num_workers: int = 2,
+    compare: Sequence[Path] = (),
+    allow_other_build: bool = False,
+    allow_missing: bool = False,
+    progress: bool = True,
+) -> Evaluation:
+    """Scores every clip of a split once and writes rows.jsonl, rows.csv, summary.json and page.html.
+
+    Args:
+        checkpoint: `RUN[:best|last|step-N][:raw]` or a `.safetensors` file.
+        shards: directories that tools/make_shards.py wrote.
+        config: the experiment that the checkpoint has to fit.
+        compare: tables (rows.jsonl) of other detectors on the same clips, drawn beside this one.
+        allow_other_build: score shards that were built otherwise than the training shards; the page says so.
+        allow_missing: give metrics although clips could not be read; the page says so.
+
+    Raises:
+        CheckpointError: no such checkpoint, or of another stage or model.
+        ShardError: a directory is missing or incomplete.
+        EvaluationError: shards of another build, no clip of the split, keys that collide, or clips that could not be read;
+            in the last case the rows are written all the same.
+    """
+    detector = load_detector(checkpoint, config=config, device=device)
+    directories = [open_directory(path) for path in shards]
+    notes = [note for directory in directories for note in check_build(detector, directory, allow=allow_other_build)]
+    samples = select_split(directories, split)
+    for directory, row in samples:
+        check_rate(row.frames_per_second, detector.config.clip, f"{directory.path}: sample {row.key!r}")
+    others = [rows for path in compare if (rows := read_rows(path))]
+    table = score_samples(detector, samples, batch_size=batch_size, num_workers=num_workers, progress=progress)
+    _write_rows(output, table.rows)
+    summary = summarize(table, allow_missing=allow_missing)
+    summary["hazards"] += [*notes, *leak_notes(detector, table.rows)]
+    summary["differences"] = {rows[0].detector: auc_difference(table.rows, rows) for rows in others}
+    summary["provenance"] = describe_provenance(detector, directories)
+    write_atomically(output / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    main = Result(summary, table.rows, summary["provenance"], read_training(detector))
+    beside = [Result(summarize(Table(rows=rows, expected=len(rows))), rows, {}) for rows in others]
+    write_page(output / PAGE, [main, *beside], title=f"{detector.run}: {split} split")
+    return Evaluation(summary=summary, rows=table.rows, output=output)
+
+
+def select_split(directories: Sequence[ShardDirectory], split: str) -> list[StoredSample]:
+    """Returns every sample of a split, undecidable ones included.
+
+    Raises:
+        EvaluationError: the split is empty, or two directories share a key.
+    """
+    samples = [StoredSample(d, row) for d in directories for row in d.rows if row.split == split]
+    if not samples:
+        there = sorted({row.split or "(none)" for d in directories for row in d.rows})
+        raise EvaluationError(
+            f"no clip of split {split!r} in {', '.join(str(d.path) for d in directories)}; splits there: {', '.join(there)}"
+        )
+    owner: dict[str, Path] = {}
+    for directory, row in samples:
+        if row.key in owner:
+            raise EvaluationError(
+                f"key {row.key!r} is in {owner[row.key]} and in {directory.path}; evaluate these directories one by one"
+            )
+        owner[row.key] = directory.path
+    return samples
+
+
+def score_samples(
+    detector: Detector, samples: Sequence[StoredSample], *, batch_size: int, num_workers: int, progress: bool = False
+) -> Table:
+    """Returns one row per sample that could be read, in order, and the reasons for the rest."""
+    rows: list[Row] = []
+    missing: dict[str, str] = {}
+    loaded = load_samples(samples, detector.view, num_workers=num_workers)
+    shown = tqdm(loaded, total=len(samples), desc="score", unit="clip", disable=not progress)
+    for chunk in _chunks(shown, batch_size):
+        start = time.perf_counter()
+        scores = aggregate(detector.score((window for one in chunk for window in one.windows), batch_size=batch_size))
+        per_window = (time.perf_counter() - start) / max(1, sum(len(one.windows) for one in chunk))
+        for one in chunk:
+            row = samples[one.position].row
+            if one.problem is not None:
+                missing[row.key] = one.problem
+                log.warning("%s", one.problem)
+                continue
+            seconds = one.seconds + per_window * len(one.windows)
+            rows.append(make_row(detector, row, scores.get(row.key), one.leading_silence_seconds, seconds))
+    return Table(rows=rows, expected=len(samples), missing=missing)
+
+
+def make_row(
+    detector: Detector, sample: IndexRow, score: ClipScore | None, silence_seconds: float | None, seconds: float
+) -> Row:
+    """Returns the row of one sample; without a score it is undecided, for the reasons in its status."""
+    status = list(sample.status)
+    if score is None and status == ["OK"]:
+        status = ["TOO_SHORT"]  # long enough to be built, too short for this model's window
+    result: dict[str, Any] = {}
+    if score is not None:
+        fake_probability = probability(score.logits.overall)
+        result = {
+            "track": score.track,
+            "fake_logit": score.logits.overall,
+            "fake_probability": fake_probability,
+            "predicted": None if detector.threshold is None else int(fake_probability >= detector.threshold),
+            "video_fake_logit": score.logits.video,
+            "audio_fake_logit": score.logits.audio,
+            "num_windows": sum(track.num_windows for track in score.tracks),
+        }
+    return Row(
+        run=detector.run,
+        detector=detector.name,
+        checkpoint_sha256=[detector.checkpoint_sha256],
+        dataset=sample.dataset,
+        split=sample.split,
+        key=sample.key,
+        source_key=sample.source_key,
+        window_aggregation=WINDOW_AGGREGATION,
+        group_ids=list(sample.group_ids),
+        status=status,
+        is_fake=sample.is_fake,  # type: ignore[arg-type]
+        video_is_fake=sample.video_is_fake,  # type: ignore[arg-type]
+        audio_is_fake=sample.audio_is_fake,  # type: ignore[arg-type]
+        category=sample.category,
+        methods=list(sample.methods),
+        threshold=detector.threshold,
+        leading_silence_seconds=silence_seconds,
+        seconds_spent=seconds,
+        **result,
+    )
+
+
+def _write_rows(output: Path, rows: list[Row]) -> None:
+    """Writes the rows; a summary of earlier rows must not lie beside them."""
+    for stale in (SUMMARY, PAGE):
+        (output / stale).unlink(missing_ok=True)
+    write_jsonl(output / "rows.jsonl", rows)
+    write_csv(output / "rows.csv", rows)
+
+
+def _chunks(loaded: Iterable[LoadedSample], num_windows: int) -> Iterator[list[LoadedSample]]:
+    """Yields runs of samples that hold at least so many windows, so that short clips share a batch."""
+    chunk: list[LoadedSample] = []
+    for one in loaded:
+        chunk.append(one)
+        if sum(len(sample.windows) for sample in chunk) >= num_windows:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

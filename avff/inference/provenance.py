@@ -1,0 +1,86 @@
+"""Where a result comes from: how clips were made, who was trained on, which files took part."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from avff import __version__
+from avff.config import BuildConfig, VideoProfile, flatten, from_dict
+from avff.data.selection import trained_splits
+from avff.data.shards import ShardDirectory, open_directory
+from avff.errors import EvaluationError
+from avff.evaluation.hazards import find_leaks
+from avff.evaluation.rows import Row
+from avff.inference.detector import Detector
+
+
+def check_build(detector: Detector, directory: ShardDirectory, *, allow: bool) -> list[str]:
+    """Compares how the shards and the checkpoint's training clips were made.
+
+    Returns:
+        Sentences for the page, where the builds differ (and `allow` is set) or the checkpoint does not say.
+
+    Raises:
+        EvaluationError: they differ; the message has both values of each setting.
+    """
+    if detector.build is None:
+        return ["The checkpoint does not record how its clips were made, so nobody checked that these were made alike."]
+    stored = from_dict(BuildConfig, directory.manifest["build"], where=f"{directory.path}: manifest.json: build")
+    ours, theirs = _appearance(detector.build), _appearance(stored)
+    differences = ", ".join(f"{name} {ours[name]} / {theirs[name]}" for name in ours if ours[name] != theirs[name])
+    if not differences:
+        return []
+    if not allow:
+        raise EvaluationError(
+            f"{directory.path} was built otherwise than the clips that {detector.weights_path} was trained on "
+            f"(checkpoint / shards): {differences}; build the shards like the checkpoint, or pass --allow-other-build"
+        )
+    return [f"{directory.path.name} was built otherwise than the training clips (checkpoint / shards): {differences}."]
+
+
+def leak_notes(detector: Detector, rows: Sequence[Row]) -> list[str]:
+    """Looks for people of the test clips in the run's training shards, where those are still on this machine."""
+    config, groups, notes = detector.config.data, {}, []
+    for source in config.train:
+        if not Path(source.path).is_dir():
+            notes.append(f"The training shards {source.path} are not here, so nobody checked them for the same people.")
+            continue
+        for row in open_directory(source.path).rows:
+            if row.split in trained_splits(config.train_split):
+                groups.update(dict.fromkeys(row.group_ids, source.path))
+    return [*find_leaks(rows, groups), *notes]
+
+
+def describe_provenance(detector: Detector, directories: Sequence[ShardDirectory]) -> dict[str, str]:
+    """Returns name -> text for the foot of the page."""
+    config, clip = detector.config, detector.config.clip
+    shards = {f"shards {d.path}": f"{len(d.rows)} samples, sha256 {d.fingerprint}" for d in directories}
+    build = (
+        "not recorded"
+        if detector.build is None
+        else ", ".join(f"{k} {v}" for k, v in _appearance(detector.build).items())
+    )
+    return {
+        "run": f"{config.name}, step {detector.step}",
+        "weights": str(detector.weights_path),
+        "sha256": detector.checkpoint_sha256,
+        "model": f"{config.model.size}, {clip.num_frames} frames at {clip.frames_per_second} per second, {clip.image_size} px",
+        "clips made as": build,
+        "threshold": "none" if detector.threshold is None else f"{detector.threshold:.6f} on the fake probability",
+        **shards,
+        "avff": __version__,
+    }
+
+
+def read_training(detector: Detector) -> list[dict]:
+    """Returns the records of the run's metrics.jsonl; none for a bare weight file."""
+    path = detector.run_dir / "metrics.jsonl"
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def _appearance(build: BuildConfig) -> dict[str, object]:
+    """Settings that change what a stored clip looks like; where it is cut does not."""
+    video: VideoProfile = build.video
+    return {"mode": build.mode, "profile": build.profile, **flatten(video)}

@@ -1,0 +1,78 @@
+"""Checkpoint to scores: determinism, batches, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from avff.config import to_dict
+from avff.data.shards import read_sample
+from avff.errors import CheckpointError, ConfigError
+from avff.inference.detector import load_detector
+from avff.run_folder import resolve_checkpoint, sha256_of
+
+
+@pytest.fixture
+def windows(shard_directory, make_run):
+    detector = load_detector(str(make_run()), device="cpu")
+    clips = [
+        c for row in shard_directory.rows[:5] for c in detector.view.evaluation_clips(read_sample(shard_directory, row))
+    ]
+    return detector, clips
+
+
+def test_a_window_scores_the_same_in_any_batch_and_twice(windows):
+    detector, clips = windows
+    assert len(clips) > 5
+    alone = detector.score(clips, batch_size=1)
+    assert detector.score(clips, batch_size=1) == alone
+    together = detector.score(clips[::-1], batch_size=4)[::-1]
+    for one, other in zip(alone, together, strict=True):
+        assert one[:3] == other[:3]
+        assert one.logits == pytest.approx(other.logits, abs=1e-5)
+    assert len({score.logits for score in alone}) == len(alone), "different clips score differently"
+
+
+def test_detector_knows_its_checkpoint(make_run, shard_directory):
+    run = make_run(threshold=0.37)
+    detector = load_detector(f"{run}:last", device="cpu")
+    assert (detector.threshold, detector.step, detector.run, detector.run_dir) == (0.37, 7, "tiny", run)
+    assert detector.checkpoint_sha256 == sha256_of(run / "checkpoints/step-7/ema.safetensors")
+    assert to_dict(detector.build) == shard_directory.manifest["build"]
+    assert not detector.model.training
+
+
+def test_a_bare_weight_file_is_a_detector_too(make_run, shard_directory):
+    run = make_run(threshold=0.37)
+    detector = load_detector(str(run / "checkpoints/step-7/ema.safetensors"), device="cpu")
+    assert detector.threshold == 0.37 and to_dict(detector.build) == shard_directory.manifest["build"]
+
+
+def test_a_pretraining_checkpoint_has_no_heads(make_run):
+    with pytest.raises(CheckpointError, match=r"stage 'pretrain', which has no real/fake heads; finetune it first"):
+        load_detector(str(make_run("pretrain")), device="cpu")
+
+
+def test_a_config_of_another_model_is_refused_with_both_values(make_run):
+    run = make_run()
+    config = resolve_checkpoint(str(run)).config
+    assert load_detector(str(run), config=dataclasses.replace(config, seed=5), device="cpu")
+    other = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, size="small"),
+        clip=dataclasses.replace(config.clip, mel_mean=-4.0),
+    )
+    with pytest.raises(
+        CheckpointError, match=r"clip\.mel_mean is -5\.081 .* -4\.0 .*\n.*model\.size is 'tiny' .* 'small'"
+    ):
+        load_detector(str(run), config=other, device="cpu")
+
+
+def test_a_checkpoint_without_build_cannot_cut_files(make_run):
+    with pytest.raises(CheckpointError, match="does not record how its clips were made"):
+        load_detector(str(make_run(build=None)), device="cpu").require_build()
+
+
+def test_a_missing_gpu_is_named(make_run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ConfigError, match="torch sees no GPU"):
+        load_detector(str(make_run()), device="cuda")
