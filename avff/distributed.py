@@ -26,6 +26,16 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_world_size() -> int:
+    """Ranks on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def is_launched() -> bool:
+    """True under torchrun or SLURM, which say where the ranks meet."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def is_main() -> bool:
     """True on the one rank that writes logs and prints."""
     return rank() == 0

@@ -1,0 +1,208 @@
+"""Checkpoints that are whole or absent, and that any ZeRO stage and number of ranks can load.
+
+A rank writes the fragments it owns by parameter name (avff.engine.fragments), so the files of a checkpoint
+together are one canonical state: per parameter fp32 weights, both Adam moments and the moving average. Loading
+reads the pieces that overlap a rank's own fragments. This replaces DeepSpeed's files, which load only where
+the stage and the number of ranks are the same, or wrongly; hyperparameters follow from the config and the step.
+
+The folder is written under a temporary name, `COMMIT` last, and renamed (avff.run_folder has the layout).
+"""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from avff import distributed, run_folder
+from avff.engine import agreement
+from avff.engine.fragments import WEIGHTS, Fragment
+from avff.engine.run_state import fsync_directory, write_durably
+from avff.engine.trainable import Trainable
+from avff.errors import CheckpointError
+from avff.models.weights import save_weights
+
+logger = logging.getLogger(__name__)
+
+
+def save(
+    run_dir: Path, step: int, trainables: Sequence[Trainable], *, state: dict[str, Any], sidecar: dict[str, Any]
+) -> bool:
+    """Writes and commits `checkpoints/step-N` on all ranks together.
+
+    A disk error on any rank drops the whole attempt on all of them: training goes on with the older checkpoints.
+
+    Returns:
+        whether the checkpoint was committed.
+    """
+    final = run_folder.checkpoint_dir(run_dir, step)
+    unfinished = final.with_name(final.name + ".tmp")
+    problems = agreement.problems_of(lambda: _make_folders(unfinished, trainables))
+    problems += _write_weights(unfinished, trainables[0], sidecar)
+    problems += agreement.problems_of(lambda: _write_fragments(unfinished, trainables))
+    if not problems:
+        problems = agreement.problems_of(lambda: _commit(unfinished, final, state))
+    if problems:
+        logger.error("checkpoint step-%d could not be written and was dropped: %s", step, "; ".join(problems))
+        if distributed.is_main():
+            shutil.rmtree(unfinished, ignore_errors=True)
+    distributed.barrier()
+    return not problems
+
+
+def load_newest(run_dir: Path, trainables: Sequence[Trainable]) -> dict[str, Any] | None:
+    """Restores the newest checkpoint that is whole on every rank; returns its state, None when there is none.
+
+    A damaged checkpoint is renamed to `step-N.damaged`, named in the log, and the one before it is tried.
+    """
+    for step in agreement.on_main(lambda: run_folder.committed_steps(run_dir)[::-1]):
+        directory = run_folder.checkpoint_dir(run_dir, step)
+        problems = agreement.on_main(partial(run_folder.find_problems, directory))
+        if not problems:
+            agreement.everywhere(partial(_read_fragments, directory, trainables))
+            for trainable in trainables:
+                trainable.restore(_num_updates(directory / trainable.name))
+            return run_folder.read_state(directory)
+        logger.warning("checkpoint step-%d is damaged, falling back to the one before: %s", step, "; ".join(problems))
+        agreement.on_main(partial(directory.rename, directory.with_name(directory.name + ".damaged")))
+    return None
+
+
+def prune(run_dir: Path, keep: int) -> None:
+    """Deletes all but the newest `keep` checkpoints and the best by validation; runs on rank 0 after a commit."""
+    if not distributed.is_main():
+        return
+    steps = run_folder.committed_steps(run_dir)
+    kept = {*steps[-keep:], run_folder.best_step(run_dir)}
+    for step in steps:
+        if step not in kept:
+            directory = run_folder.checkpoint_dir(run_dir, step)
+            # First it ceases to be a checkpoint, so that a crash inside rmtree leaves no half one behind.
+            (directory / run_folder.COMMIT).unlink()
+            shutil.rmtree(directory)
+
+
+# ------------------------------------------------------------------------------------------- writing
+
+
+def _make_folders(unfinished: Path, trainables: Sequence[Trainable]) -> None:
+    if distributed.is_main():
+        shutil.rmtree(unfinished, ignore_errors=True)
+        for trainable in trainables:
+            (unfinished / trainable.name).mkdir(parents=True)
+
+
+def _write_weights(unfinished: Path, model: Trainable, sidecar: dict[str, Any]) -> list[str]:
+    """Writes weights.safetensors and ema.safetensors on rank 0, from all ranks' fragments."""
+    problems = []
+    names = {WEIGHTS: run_folder.WEIGHTS, "ema": run_folder.EMA}
+    if model.optimizer.ema_decay == 0:
+        del names["ema"]
+    for key, name in names.items():
+        tensors = consolidate(model, key)
+        about = {**sidecar, "averaged": key == "ema"}
+
+        def write(path: Path = unfinished / name, tensors: dict = tensors, about: dict = about) -> None:
+            if distributed.is_main():
+                save_weights(path, tensors, about)
+
+        problems += agreement.problems_of(write)
+    return problems
+
+
+def consolidate(model: Trainable, key: str) -> dict[str, Tensor]:
+    """Returns the whole module's fp32 tensors on rank 0's CPU (empty elsewhere); a collective."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.gather(key):
+        if distributed.is_main():
+            tensors[name] = tensor.cpu()
+    if distributed.is_main():
+        tensors.update(model.persistent_buffers())
+    return tensors
+
+
+def _write_fragments(unfinished: Path, trainables: Sequence[Trainable]) -> None:
+    for trainable in trainables:
+        if trainable.zero_stage == 0 and not distributed.is_main():
+            continue  # replicated: rank 0 writes it
+        tensors, starts = {}, {}
+        for fragment in trainable.fragments():
+            starts[fragment.name] = fragment.start
+            for key, view in fragment.tensors.items():
+                # A copy of the run alone; the view would drag its whole flat storage along.
+                tensors[f"{key}/{fragment.name}"] = view.detach().cpu().clone()
+        about = {"starts": json.dumps(starts), "num_updates": str(trainable.num_updates)}
+        path = unfinished / trainable.name / f"rank-{distributed.rank():05d}.safetensors"
+        save_file(tensors, path, metadata=about)
+
+
+def _commit(unfinished: Path, final: Path, state: dict[str, Any]) -> None:
+    """Rank 0: makes every file durable, lists it, commits, renames."""
+    if not distributed.is_main():
+        return
+    write_durably(unfinished / run_folder.STATE, json.dumps(state, indent=1) + "\n")
+    listing = {}
+    for path in sorted(path for path in unfinished.rglob("*") if path.is_file()):
+        _fsync(path)
+        name = path.relative_to(unfinished).as_posix()
+        listing[name] = {"bytes": path.stat().st_size, "sha256": run_folder.sha256_of(path)}
+    for folder in (path for path in unfinished.iterdir() if path.is_dir()):
+        fsync_directory(folder)
+    write_durably(unfinished / run_folder.FILES, json.dumps(listing, indent=1) + "\n")
+    write_durably(unfinished / run_folder.COMMIT, run_folder.sha256_of(unfinished / run_folder.FILES) + "\n")
+    unfinished.rename(final)
+    fsync_directory(final.parent)
+
+
+def _fsync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def _read_fragments(directory: Path, trainables: Sequence[Trainable]) -> None:
+    for trainable in trainables:
+        files = [safe_open(path, framework="pt") for path in sorted((directory / trainable.name).glob("*.safetensors"))]
+        starts = [json.loads(file.metadata()["starts"]) for file in files]
+        for fragment in trainable.fragments():
+            pieces = [
+                (file, start[fragment.name])
+                for file, start in zip(files, starts, strict=True)
+                if fragment.name in start
+            ]
+            for key, view in fragment.tensors.items():
+                filled = sum(
+                    _copy_overlap(file.get_slice(f"{key}/{fragment.name}"), start, fragment, view)
+                    for file, start in pieces
+                )
+                if filled != len(view):
+                    raise CheckpointError(
+                        f"{directory / trainable.name}: holds {filled} of the {len(view)} values of {key} that parameter "
+                        f"{fragment.name} [{fragment.start}, {fragment.stop}) needs; it belongs to another model"
+                    )
+
+
+def _copy_overlap(piece: Any, piece_start: int, fragment: Fragment, view: Tensor) -> int:
+    """Copies what a saved run shares with a fragment; returns how many values that were."""
+    start = max(fragment.start, piece_start)
+    stop = min(fragment.stop, piece_start + piece.get_shape()[0])
+    if start >= stop:
+        return 0
+    with torch.no_grad():
+        view[start - fragment.start : stop - fragment.start].copy_(piece[start - piece_start : stop - piece_start])
+    return stop - start
+
+
+def _num_updates(folder: Path) -> int:
+    with safe_open(min(folder.glob("*.safetensors")), framework="pt") as file:
+        return int(file.metadata()["num_updates"])

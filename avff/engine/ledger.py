@@ -1,0 +1,106 @@
+"""ledger.jsonl: every sample that was replaced and every update that was skipped, and the budgets for both."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from avff import distributed
+from avff.config import Config
+from avff.engine.metrics_log import truncate_metrics
+from avff.engine.update import BadBatch
+from avff.errors import TrainingError
+
+
+class Ledger:
+    """Kept by all ranks alike; rank 0 writes the file.
+
+    Attributes:
+        num_substituted: samples replaced so far.
+        num_skipped: updates skipped so far.
+        consecutive_skips: of the last updates.
+    """
+
+    def __init__(self, config: Config, state: dict[str, int], *, resume_step: int):
+        self.config = config
+        self.path: Path = config.run_dir / "ledger.jsonl"
+        self.num_substituted = state.get("num_substituted", 0)
+        self.num_skipped = state.get("num_skipped", 0)
+        self.consecutive_skips = state.get("consecutive_skips", 0)
+        if distributed.is_main():
+            truncate_metrics(self.path, resume_step)
+
+    def counters(self) -> dict[str, int]:
+        """What a checkpoint keeps."""
+        return {
+            "num_substituted": self.num_substituted,
+            "num_skipped": self.num_skipped,
+            "consecutive_skips": self.consecutive_skips,
+        }
+
+    def substituted(self, step: int, substitutions: Sequence[Any]) -> None:
+        """Records the step's replaced samples; a collective.
+
+        Args:
+            step: updates done after this one.
+            substitutions: this rank's.
+
+        Raises:
+            TrainingError: more samples than `data.max_substituted_fraction` were replaced.
+        """
+        found = [
+            record for share in distributed.gather_objects([s._asdict() for s in substitutions]) for record in share
+        ]
+        found.sort(key=lambda record: record["position"])
+        self.num_substituted += len(found)
+        self._append({"kind": "substituted", **record, "step": step} for record in found)
+        budget = self.config.data.max_substituted_fraction
+        samples_seen = step * self.config.engine.global_batch_size
+        # One bad sample in a run's first steps is no verdict on the data: the share counts against an epoch's worth.
+        if self.num_substituted > max(1, budget * max(samples_seen, 1 / max(budget, 1e-9))):
+            records = (
+                [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.is_file() else found
+            )
+            replaced = [record for record in records if record["kind"] == "substituted"] or found
+            shard, count = Counter(record["shard"] for record in replaced).most_common(1)[0]
+            reason = Counter(record["reason"] for record in replaced).most_common(1)[0][0]
+            raise TrainingError(
+                f"{self.num_substituted} of {samples_seen} samples had to be replaced, more than "
+                f"data.max_substituted_fraction={budget}; {count} of them in {shard}; most frequent reason: {reason}"
+            )
+
+    def applied(self) -> None:
+        self.consecutive_skips = 0
+
+    def skipped(self, step: int, bad_batches: Sequence[BadBatch], gradient_norms: dict[str, float]) -> None:
+        """Records an update that all ranks skipped; a collective.
+
+        Raises:
+            TrainingError: `engine.max_nonfinite_steps` updates in a row were skipped.
+        """
+        bad = [batch for share in distributed.gather_objects(list(bad_batches)) for batch in share]
+        self.num_skipped += 1
+        self.consecutive_skips += 1
+        where = [
+            {"rank": b.rank, "keys": list(b.keys), "terms": {name: repr(value) for name, value in b.terms.items()}}
+            for b in bad
+        ]
+        norms = {name: repr(norm) for name, norm in gradient_norms.items()}
+        self._append([{"kind": "skipped", "step": step, "gradient_norms": norms, "batches": where}])
+        if self.consecutive_skips >= self.config.engine.max_nonfinite_steps:
+            raise TrainingError(
+                f"step {step}: {self.consecutive_skips} updates in a row were not finite "
+                f"(engine.max_nonfinite_steps={self.config.engine.max_nonfinite_steps}); gradient norms {norms}; "
+                + ("; ".join(_sentence(batch) for batch in bad) or "every loss was finite")
+            )
+
+    def _append(self, records: Any) -> None:
+        if distributed.is_main():
+            with self.path.open("a") as file:
+                file.writelines(json.dumps(record) + "\n" for record in records)
+
+
+def _sentence(batch: BadBatch) -> str:
+    wrong = ", ".join(f"{name}={value}" for name, value in batch.terms.items() if not abs(value) < float("inf"))
+    return f"rank {batch.rank}: {wrong} on keys {', '.join(batch.keys)}"

@@ -1,0 +1,117 @@
+"""metrics.jsonl, the truth about a run, and wandb with the same numbers."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from avff.config import Config, to_dict
+from avff.engine.run_state import write_durably
+from avff.errors import TrainingError
+
+logger = logging.getLogger(__name__)
+
+TIMING_FIELDS = frozenset(
+    {
+        "time_unix",
+        "clips_per_second",
+        "step_seconds",
+        "data_wait_seconds",
+        "seconds",
+        "mfu",
+        "goodput",
+        "memory_gib",
+    }
+)
+"""Fields that differ between two runs of one config; everything else repeats to the bit."""
+
+
+class MetricsLog:
+    """Appends one JSON line per logged step and sends the same numbers to wandb; rank 0 only.
+
+    Args:
+        resume_step: updates done at start; later lines of an interrupted run, and a torn last one, are removed.
+    """
+
+    def __init__(self, config: Config, *, resume_step: int):
+        self.path = config.run_dir / "metrics.jsonl"
+        truncate_metrics(self.path, resume_step)
+        self._file = self.path.open("a")
+        self._wandb = _start_wandb(config)
+
+    def write(self, kind: str, step: int, samples_seen: int, values: dict[str, Any]) -> None:
+        """Writes one line.
+
+        Args:
+            kind: `train` or `validation`.
+        """
+        line = {"kind": kind, "step": step, "samples_seen": samples_seen, **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        if self._wandb is not None:
+            named = {f"{kind}/{name}": value for name, value in values.items() if value is not None}
+            self._wandb.log({"step": step, "samples_seen": samples_seen, **named})
+
+    def write_image(self, name: str, path: Path, samples_seen: int) -> None:
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({"samples_seen": samples_seen, name: wandb.Image(str(path))})
+
+    def make_durable(self) -> None:
+        """Called before a checkpoint is committed: the lines up to it must not be younger than it."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Returns the whole lines of a metrics file; a torn last line is left out."""
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def truncate_metrics(path: Path, resume_step: int) -> None:
+    """Removes a torn last line and every line after `resume_step`."""
+    if path.is_file():
+        kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
+        write_durably(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _start_wandb(config: Config) -> Any:
+    if config.logging.wandb == "disabled":
+        return None
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    run_dir = config.run_dir.resolve()
+    try:
+        run = wandb.init(
+            project=config.logging.wandb_project,
+            name=config.name,
+            # From the folder's path, so that a requeued job continues its curve.
+            id=hashlib.sha256(str(run_dir).encode()).hexdigest()[:16],
+            resume="allow",
+            dir=str(run_dir),
+            config=to_dict(config),
+            mode=_wandb_mode(config),
+            settings=wandb.Settings(init_timeout=60, x_disable_stats=True, console="off"),
+        )
+    except (wandb.Error, OSError) as error:
+        raise TrainingError(f"wandb did not start: {error}; set logging.wandb=disabled to train without it") from error
+    run.define_metric("samples_seen")
+    run.define_metric("*", step_metric="samples_seen")
+    return run
+
+
+def _wandb_mode(config: Config) -> Any:
+    if config.logging.wandb != "auto":
+        return config.logging.wandb
+    import wandb
+
+    return "online" if wandb.api.api_key else "offline"

@@ -1,0 +1,100 @@
+"""AdamW that also keeps the moving average of the weights, and the parameter groups it runs on.
+
+The average lives in the optimizer state beside Adam's moments. ZeRO hands an optimizer flat fp32 shards
+instead of parameters, so the average is sharded as the moments are and follows the fp32 master weights.
+"""
+
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avff.config import OptimConfig
+
+STATE_KEYS = ("exp_avg", "exp_avg_sq", "ema")
+"""Tensors that `AdamWithEma` keeps per parameter, each of the parameter's shape."""
+
+
+class AdamWithEma(torch.optim.AdamW):
+    """AdamW whose state also holds `ema`, the moving average of the weights.
+
+    Attributes:
+        paused: while true, `step` changes nothing. DeepSpeed runs all of its own bookkeeping around
+            `step`, so pausing is how an update is skipped alike under every ZeRO stage.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float, ema_decay: float):
+        super().__init__(groups, betas=betas, eps=eps)
+        self.ema_decay = ema_decay
+        self.paused = False
+
+    def init_state(self, weights: Tensor) -> dict[str, Tensor]:
+        """Returns the state of one parameter or ZeRO shard, made on first use; the average starts at the weights."""
+        state = self.state[weights]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(weights)
+            state["exp_avg_sq"] = torch.zeros_like(weights)
+            state["ema"] = weights.detach().clone()
+        return state
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]  # nobody here passes a closure
+        if self.paused:
+            return
+        weights = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        states = [self.init_state(p) for p in weights]
+        super().step()
+        for parameter, state in zip(weights, states, strict=True):
+            state["ema"].lerp_(parameter, 1 - ema_decay_at(int(state["step"]), self.ema_decay))
+
+
+def ema_decay_at(num_updates: int, decay: float) -> float:
+    """Returns the decay of the `num_updates`-th update: short at first, lest early weights weigh for long."""
+    return min(decay, (1 + num_updates) / (10 + num_updates))
+
+
+def parameter_groups(
+    module: nn.Module, config: OptimConfig, *, learning_rate: float, new_names: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """Sorts parameters into decay / no decay x loaded / new, each parameter into exactly one group.
+
+    Args:
+        learning_rate: peak of the loaded layers.
+        new_names: parameters that no weight file filled; they learn `new_layer_factor` times as fast.
+
+    Returns:
+        groups for `AdamWithEma`; `peak_lr` is kept beside `lr`, which the schedule overwrites each step.
+    """
+    names: dict[tuple[bool, bool], list[str]] = {}
+    parameters = dict(module.named_parameters())
+    for name, parameter in parameters.items():
+        if not parameter.requires_grad:
+            raise TypeError(f"parameter {name} is frozen; fixed tables have to be buffers")
+        names.setdefault((_decays(name, parameter), name in new_names), []).append(name)
+    groups = []
+    for (decays, is_new), members in sorted(names.items()):
+        peak = learning_rate * (config.new_layer_factor if is_new else 1.0)
+        groups.append(
+            {
+                "params": [parameters[name] for name in members],
+                "name": f"{'decay' if decays else 'no_decay'}{'_new' if is_new else ''}",
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "lr": peak,
+                "peak_lr": peak,
+            }
+        )
+    return groups
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Sets every group to `factor` times its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+def _decays(name: str, parameter: Tensor) -> bool:
+    """Matrices decay; biases, norms, position tables, tokens and scalars do not."""
+    leaf = name.rsplit(".", 1)[-1]
+    return parameter.ndim > 1 and not any(word in leaf for word in ("position", "token", "query", "embedding"))

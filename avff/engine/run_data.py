@@ -1,0 +1,76 @@
+"""The clips of a run: opened shard directories, the training plan, loaders of this rank."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from avff import distributed
+from avff.batch import AVBatch
+from avff.config import Config
+from avff.data.plan import build_plan
+from avff.data.selection import evaluation_samples, open_directories
+from avff.data.shards import read_sample
+from avff.data.stream import StepBatch, evaluation_loader, train_loader
+from avff.data.views import AVView
+from avff.errors import ShardError
+
+
+class RunData:
+    """What a run reads.
+
+    Attributes:
+        plan: the order of training clips.
+        validation: usable validation samples, over all ranks.
+        build: how the training clips were made (a BuildConfig as plain values), for prediction to do the same.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.view = AVView(config.clip)
+        train, held_out = open_directories(config.data.train), open_directories(config.data.validation)
+        self.plan = build_plan(config, train, held_out)
+        self.build: dict[str, Any] = train[0].manifest["build"]
+        data = config.data
+        samples = evaluation_samples(
+            held_out, split=data.validation_split, labels=data.labels, limit=data.max_validation_clips, seed=config.seed
+        )
+        self.validation = [sample for sample in samples if self._is_usable(sample)]
+        if held_out and not self.validation:
+            raise ShardError(
+                f"{', '.join(source.path for source in data.validation)}: none of {len(samples)} samples in split "
+                f"{data.validation_split!r} with labels {data.labels!r} is long enough and has a face and sound"
+            )
+
+    def train_steps(self, start_step: int) -> Iterable[StepBatch]:
+        """Returns this rank's batches from `start_step` to the end of the run."""
+        engine, data = self.config.engine, self.config.data
+        return train_loader(
+            self.plan,
+            self.view,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            micro_batch_size=engine.micro_batch_size,
+            group_size=self.config.group_size,
+            num_workers=data.num_workers,
+            prefetch_steps=data.prefetch_steps,
+            start_step=start_step,
+            num_steps=self.config.optim.num_steps,
+        )
+
+    def validation_batches(self) -> Iterable[AVBatch]:
+        """Returns this rank's share of the validation windows."""
+        return evaluation_loader(
+            self.validation,
+            self.view,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            micro_batch_size=self.config.engine.micro_batch_size,
+            num_workers=self.config.data.num_workers,
+        )
+
+    def panel_batch(self, num_clips: int) -> AVBatch:
+        """Returns the first window of the first validation samples, the same at every step."""
+        samples = self.validation[:num_clips]
+        return self.view.collate([self.view.evaluation_clips(read_sample(*sample))[0] for sample in samples])
+
+    def _is_usable(self, sample: Any) -> bool:
+        return sample.row.status == ("OK",) and sample.row.usable_seconds + 1e-6 >= self.config.clip.duration_seconds

@@ -1,0 +1,144 @@
+"""`avff train`: one stage, from a config to a run folder; continues the run that is there."""
+
+import logging
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import avff
+from avff import distributed, run_folder
+from avff.config import Config
+from avff.engine import agreement, checkpoint, process, run_state
+from avff.engine.deepspeed_config import critics_zero_stage
+from avff.engine.ledger import Ledger
+from avff.engine.loop import Loop
+from avff.engine.rates import Rates
+from avff.engine.run_data import RunData
+from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
+from avff.engine.trainable import Trainable
+from avff.engine.update import Updater
+from avff.engine.validation import Validator
+from avff.errors import AvffError, CheckpointError
+from avff.models.flops import training_gflops
+from avff.models.weights import load_initial_weights, make_sidecar, parent_of
+from avff.objectives import build_objective
+from avff.preprocess import Preprocess
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: Config) -> int:
+    """Trains the config's stage into its run folder, on every rank of the launch.
+
+    Returns:
+        0 when the run is finished, 75 when it was told to stop, has saved and wants to be started again.
+
+    Raises:
+        ConfigError: config, ranks or an existing run folder do not fit together.
+        ShardError, CheckpointError: data or checkpoints are not usable.
+        TrainingError: training had to stop; the run folder's exit.json says why, too.
+    """
+    device = process.start(config.engine, seed=config.seed)
+    config.accumulation_steps(distributed.world_size())  # refuses a batch that does not divide, before anything is made
+    agreement.on_main(lambda: run_state.open_run(config))
+    if config.optim.num_steps in agreement.on_main(lambda: run_folder.committed_steps(config.run_dir)):
+        if distributed.is_main():
+            logger.info("%s: finished, %d steps are done", config.run_dir, config.optim.num_steps)
+        code = 0
+    else:
+        code = _train_or_explain(config, device)
+    process.stop()
+    return code
+
+
+def _train_or_explain(config: Config, device: torch.device) -> int:
+    """Trains and leaves exit.json behind, whatever happens."""
+    loop: Loop | None = None
+    try:
+        with StopFlag() as stop:
+            loop = _prepare(config, device)
+            finished = loop.run(stop)
+    except (AvffError, OSError, RuntimeError, KeyboardInterrupt) as error:
+        if distributed.is_main():
+            reason = f"{type(error).__name__}: {error}"
+            run_state.write_exit(config.run_dir, reason=reason, code=3, step=loop.step if loop else 0)
+        raise
+    code = 0 if finished else PREEMPTED_EXIT_CODE
+    if distributed.is_main():
+        reason = "finished" if finished else f"stopped by {stop.signal_name or 'a signal on another rank'}"
+        run_state.write_exit(config.run_dir, reason=reason, code=code, step=loop.step)
+    return code
+
+
+def _prepare(config: Config, device: torch.device) -> Loop:
+    data = agreement.everywhere(lambda: RunData(config))
+    objective = build_objective(config)
+    start = Path(config.engine.init_weights) if config.engine.init_weights else None
+    # Names that the file leaves to their random start learn at a rate of their own.
+    new_names = load_initial_weights(objective.model, start, config) if start else ()
+    stage = config.engine.zero_stage
+    rate = config.optim.learning_rate
+    model = Trainable("model", objective.model, config, zero_stage=stage, learning_rate=rate, new_names=new_names)
+    critics = None
+    if objective.critics is not None:
+        critic_stage, critic_rate = critics_zero_stage(config), config.optim.critic_learning_rate
+        critics = Trainable("critics", objective.critics, config, zero_stage=critic_stage, learning_rate=critic_rate)
+    preprocess = Preprocess(config.clip, config.data.augment)
+    updater = Updater(config, objective, model, critics, preprocess, device)
+    state = checkpoint.load_newest(config.run_dir, updater.trainables) or {}
+    step = state.get("step", 0)
+    _check_plan(config, data, state)
+    if distributed.is_main():
+        logger.info(
+            "%s: %s at step %d of %d", config.run_dir, "continues" if state else "starts", step, config.optim.num_steps
+        )
+    return Loop(
+        config,
+        updater,
+        data,
+        Validator(config, preprocess, device),
+        Ledger(config, state.get("ledger", {}), resume_step=step),
+        Rates(
+            device,
+            training_gflops(config) * 1e9,
+            state.get("productive_seconds", 0.0),
+            state.get("first_start_unix", time.time()),
+        ),
+        _sidecar(config, data),
+        {name: list(sums) for name, sums in state.get("window", {}).items()},
+        step,
+    )
+
+
+def _check_plan(config: Config, data: RunData, state: dict[str, Any]) -> None:
+    if state and state["plan_hash"] != data.plan.hash:
+        raise CheckpointError(
+            f"{config.run_dir}: the training data changed since step {state['step']} (plan {state['plan_hash'][:12]} then, "
+            f"{data.plan.hash[:12]} now): a shard directory was rebuilt, or shards were added or removed; restore them, or "
+            "start a new run with another `name`"
+        )
+
+
+def _sidecar(config: Config, data: RunData) -> dict[str, Any]:
+    """What every checkpoint of the run says about itself."""
+    parents = [parent_of(Path(config.engine.init_weights))] if config.engine.init_weights else []
+    return make_sidecar(
+        f"{config.stage} run {config.name!r}",
+        config,
+        parents=parents,
+        build=data.build,
+        avff_version=avff.__version__,
+        code_revision=_code_revision(),
+    )
+
+
+def _code_revision() -> str | None:
+    """Returns the commit of the checkout, None for an installed package."""
+    command = ["git", "-C", str(Path(avff.__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

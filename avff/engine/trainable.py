@@ -1,0 +1,106 @@
+"""One module under DeepSpeed: `model` and `critics` are one `Trainable` each."""
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from avff import distributed
+from avff.config import Config
+from avff.engine import fragments
+from avff.engine.deepspeed_config import deepspeed_config
+from avff.engine.optimizer import AdamWithEma, parameter_groups, set_learning_rates
+
+
+class Trainable:
+    """A module, its DeepSpeed engine and its optimizer.
+
+    Calling it is the forward pass. `backward` and `step` are called once per micro batch, in this order;
+    only the last `step` of an update changes weights.
+
+    Attributes:
+        name: `model` or `critics`; the folder in a checkpoint.
+        engine: the DeepSpeed engine.
+        optimizer: ours, which the engine runs on its fp32 shards.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: nn.Module,
+        config: Config,
+        *,
+        zero_stage: int,
+        learning_rate: float,
+        new_names: Collection[str] = (),
+    ):
+        import deepspeed  # chooses its accelerator on import: only after avff.engine.process.start
+
+        self.name = name
+        groups = parameter_groups(module, config.optim, learning_rate=learning_rate, new_names=new_names)
+        self.optimizer = AdamWithEma(
+            groups, betas=config.optim.betas, eps=config.optim.eps, ema_decay=config.optim.ema_decay
+        )
+        self.engine: Any = deepspeed.initialize(
+            model=module,
+            optimizer=self.optimizer,
+            config=deepspeed_config(config, world_size=distributed.world_size(), zero_stage=zero_stage),
+        )[0]
+        for _ in self.fragments():
+            pass  # makes the optimizer state now, so that a checkpoint before the first update is complete
+
+    @property
+    def module(self) -> nn.Module:
+        return self.engine.module
+
+    @property
+    def zero_stage(self) -> int:
+        return self.engine.zero_optimization_stage()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds this micro batch's share of the gradient; the last one of an update averages over ranks."""
+        self.engine.backward(loss)
+
+    def gradient_square_sum(self) -> Tensor:
+        return fragments.gradient_square_sum(self.engine)
+
+    def step(self, *, learning_rate_factor: float = 0.0, skip: bool = False) -> None:
+        """Ends a micro batch; at the end of an update changes the weights, unless told to skip.
+
+        A skipped update runs all of DeepSpeed's bookkeeping and leaves weights, moments and average as they were.
+        """
+        set_learning_rates(self.optimizer, learning_rate_factor)
+        self.optimizer.paused = skip
+        self.engine.step()
+        self.optimizer.paused = False
+
+    def learning_rates(self) -> dict[str, float]:
+        return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+
+    def fragments(self) -> Iterator[fragments.Fragment]:
+        return fragments.fragments(self.engine, self.optimizer)
+
+    def gather(self, key: str) -> Iterator[tuple[str, Tensor]]:
+        """Yields (name, full tensor) of `weights`, `ema` or a moment on every rank, one at a time; a collective."""
+        return fragments.gather(self.engine, self.optimizer, key)
+
+    def persistent_buffers(self) -> dict[str, Tensor]:
+        """Returns what the module's state holds besides parameters, on the CPU."""
+        state, parameters = self.module.state_dict(), dict(self.module.named_parameters())
+        return {name: tensor.detach().cpu() for name, tensor in state.items() if name not in parameters}
+
+    @property
+    def num_updates(self) -> int:
+        """Updates applied so far, skipped ones not counted."""
+        steps = [int(state["step"]) for state in self.optimizer.state.values()]
+        return max(steps, default=0)
+
+    def restore(self, num_updates: int) -> None:
+        """Ends a load: sets Adam's step and hands the loaded weights to the forward pass; a collective."""
+        for state in self.optimizer.state.values():
+            state["step"] = torch.tensor(float(num_updates))
+        fragments.publish_weights(self.engine)

@@ -1,0 +1,138 @@
+"""One optimizer update: forward and backward per micro batch, agreement of all ranks, step."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from avff import distributed, seeding
+from avff.batch import AVBatch
+from avff.config import Config
+from avff.engine.schedule import learning_rate_factor
+from avff.engine.trainable import Trainable
+from avff.preprocess import Preprocess
+
+
+class UpdateReport(NamedTuple):
+    """What one update did; equal on every rank.
+
+    Attributes:
+        applied: false when a loss or gradient was not finite anywhere: every rank and both engines skipped.
+        terms: losses, mean over micro batches and ranks.
+        gradient_norms: before clipping, per trainable.
+        stop: some rank was told to stop.
+        num_substituted: samples replaced in this step, over all ranks.
+    """
+
+    applied: bool
+    terms: dict[str, float]
+    gradient_norms: dict[str, float]
+    stop: bool
+    num_substituted: int
+
+
+class BadBatch(NamedTuple):
+    """A micro batch whose loss was not finite on this rank."""
+
+    rank: int
+    keys: tuple[str, ...]
+    terms: dict[str, float]
+
+
+class Updater:
+    """Carries out updates of a model and, if there are any, its critics.
+
+    Attributes:
+        bad_batches: this rank's micro batches with a non-finite loss in the last update.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        objective: Any,
+        model: Trainable,
+        critics: Trainable | None,
+        preprocess: Preprocess,
+        device: torch.device,
+    ):
+        self.config = config
+        self.objective = objective
+        self.model = model
+        self.critics = critics
+        self.preprocess = preprocess
+        self.device = device
+        self.bad_batches: list[BadBatch] = []
+
+    @property
+    def trainables(self) -> list[Trainable]:
+        return [self.model] if self.critics is None else [self.model, self.critics]
+
+    def update(
+        self, step: int, micro_batches: Sequence[AVBatch], *, stop: bool = False, num_substituted: int = 0
+    ) -> UpdateReport:
+        """Makes update `step`, or skips it on all ranks; a collective.
+
+        Args:
+            micro_batches: this rank's share of the global batch.
+            stop: whether this rank was told to stop; travels with the one all-reduce of the step.
+            num_substituted: samples replaced on this rank.
+        """
+        # Nothing should draw from torch's own generator; what does all the same repeats after a resume.
+        torch.manual_seed(seeding.derive_seed(self.config.seed, "step", step, distributed.rank()))
+        per_micro_batch = [self._forward_backward(batch, i) for i, batch in enumerate(micro_batches)]
+        report = self._agree(per_micro_batch, stop, num_substituted)
+        if not report.applied:
+            self.bad_batches = _find_bad(micro_batches, per_micro_batch)
+        factor = learning_rate_factor(step, self.config.optim)
+        for trainable in self.trainables:
+            trainable.step(learning_rate_factor=factor, skip=not report.applied)
+        return report
+
+    def _forward_backward(self, batch: AVBatch, index: int) -> dict[str, Tensor]:
+        if index:
+            for trainable in self.trainables:
+                trainable.step()  # ends the micro batch before this one
+        inputs = self.preprocess(move(batch, self.device), training=True)
+        losses = self.objective.model_losses(self.model, self.critics, inputs)
+        self.model.backward(losses.total)
+        terms = dict(losses.terms)
+        if self.critics is not None:
+            critic_losses = self.objective.critic_losses(self.critics, losses.critic_inputs)
+            self.critics.backward(critic_losses.total)
+            terms |= critic_losses.terms
+        return terms
+
+    def _agree(self, per_micro_batch: list[dict[str, Tensor]], stop: bool, num_substituted: int) -> UpdateReport:
+        """Sums flags, gradient norms and losses over ranks: one collective and one wait for the device per step."""
+        names = list(per_micro_batch[0])
+        means = [torch.stack([terms[name].double() for terms in per_micro_batch]).mean() for name in names]
+        squares = [trainable.gradient_square_sum() for trainable in self.trainables]
+        flags = torch.tensor([float(stop), float(num_substituted)], dtype=torch.float64, device=self.device)
+        total = distributed.all_reduce_sum(torch.cat([flags, torch.stack(squares), torch.stack(means)])).tolist()
+        norms = [math.sqrt(square) if square >= 0 else math.nan for square in total[2 : 2 + len(squares)]]
+        values = [value / distributed.world_size() for value in total[2 + len(squares) :]]
+        return UpdateReport(
+            applied=all(map(math.isfinite, norms + values)),
+            terms=dict(zip(names, values, strict=True)),
+            gradient_norms={t.name: norm for t, norm in zip(self.trainables, norms, strict=True)},
+            stop=total[0] > 0,
+            num_substituted=round(total[1]),
+        )
+
+
+def move(batch: AVBatch, device: torch.device) -> AVBatch:
+    """Returns the batch with its tensors on the device."""
+    tensors = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
+    moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+    return batch._replace(**moved)
+
+
+def _find_bad(micro_batches: Sequence[AVBatch], per_micro_batch: list[dict[str, Tensor]]) -> list[BadBatch]:
+    found = []
+    for batch, terms in zip(micro_batches, per_micro_batch, strict=True):
+        values = {name: float(value) for name, value in terms.items()}
+        if not all(map(math.isfinite, values.values())):
+            found.append(BadBatch(distributed.rank(), batch.keys, values))
+    return found

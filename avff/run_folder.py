@@ -1,0 +1,159 @@
+"""Layout and readers of a run folder, `runs/<name>/`.
+
+config.yaml                 resolved config
+metrics.jsonl               one line per logged step: the truth; wandb/ shows the same numbers
+ledger.jsonl                substituted samples and skipped updates
+exit.json                   reason, code, step of the last process
+panels/step-N.png           reconstructions
+checkpoints/step-N/
+    weights.safetensors     consolidated fp32 weights, with a JSON sidecar
+    ema.safetensors         their moving average, likewise
+    model/, critics/        optimizer state by parameter name, one file per rank
+    state.json              step, samples_seen, plan_hash, validation, build, ...
+    files.json              size and sha256 of every file above
+    COMMIT                  sha256 of files.json, written last: without it the checkpoint does not exist
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from avff.config import Config, from_dict, load_config
+from avff.errors import CheckpointError
+
+CHECKPOINTS = "checkpoints"
+COMMIT = "COMMIT"
+FILES = "files.json"
+STATE = "state.json"
+WEIGHTS = "weights.safetensors"
+EMA = "ema.safetensors"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointRef:
+    """One checkpoint to read weights from.
+
+    Attributes:
+        run_dir: run folder; the file's folder for a bare `.safetensors`.
+        step: updates done; -1 where a bare file does not say.
+        directory: where the weight file lies.
+        weights_path: `ema.safetensors` unless there is none or `:raw` was asked for.
+        config: of the run.
+        state: `state.json`, or the sidecar of a bare file.
+    """
+
+    run_dir: Path
+    step: int
+    directory: Path
+    weights_path: Path
+    config: Config
+    state: dict[str, Any]
+
+
+def checkpoint_dir(run_dir: Path, step: int) -> Path:
+    return run_dir / CHECKPOINTS / f"step-{step}"
+
+
+def committed_steps(run_dir: Path) -> list[int]:
+    """Returns the steps of complete checkpoints, oldest first."""
+    matches = (re.fullmatch(r"step-(\d+)", path.parent.name) for path in (run_dir / CHECKPOINTS).glob(f"*/{COMMIT}"))
+    return sorted(int(match[1]) for match in matches if match)
+
+
+def read_state(directory: Path) -> dict[str, Any]:
+    return json.loads((directory / STATE).read_text())
+
+
+def best_step(run_dir: Path) -> int | None:
+    """Returns the step with the best validation among committed checkpoints, None when none was validated."""
+    scores: dict[int, float] = {}
+    for step in committed_steps(run_dir):
+        validation = read_state(checkpoint_dir(run_dir, step)).get("validation")
+        if validation:
+            scores[step] = validation["value"] * (1 if validation["higher_is_better"] else -1)
+    return max(scores, key=lambda step: (scores[step], step), default=None)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def find_problems(directory: Path) -> list[str]:
+    """Compares every file of a checkpoint with `files.json`; returns what is wrong, nothing when it is whole."""
+    commit, listing = directory / COMMIT, directory / FILES
+    if not commit.is_file() or not listing.is_file():
+        return [f"{directory}: no {COMMIT} or no {FILES}; it was never completed"]
+    if commit.read_text().strip() != sha256_of(listing):
+        return [f"{listing}: does not match {COMMIT}"]
+    problems = []
+    for name, expected in json.loads(listing.read_text()).items():
+        path = directory / name
+        if not path.is_file():
+            problems.append(f"{path}: missing")
+        elif path.stat().st_size != expected["bytes"]:
+            problems.append(f"{path}: {path.stat().st_size} bytes, {expected['bytes']} were written")
+        elif sha256_of(path) != expected["sha256"]:
+            problems.append(f"{path}: sha256 differs from the one recorded when it was written")
+    return problems
+
+
+def resolve_checkpoint(reference: str) -> CheckpointRef:
+    """Finds the checkpoint that `RUN[:best|last|step-N][:raw]` or a `.safetensors` path means.
+
+    `RUN` alone is the best by validation, or the newest of a run that was never validated; its weights are
+    the moving average unless `:raw` is added or the run keeps none.
+
+    Raises:
+        CheckpointError: no such run, checkpoint or file; the message lists what is there.
+    """
+    if reference.endswith(".safetensors"):
+        return _resolve_file(Path(reference))
+    run, which, raw = _parse(reference)
+    run_dir = Path(run)
+    if not (run_dir / "config.yaml").is_file():
+        raise CheckpointError(f"{run_dir}: not a run folder (no config.yaml); give runs/NAME or a .safetensors file")
+    steps = committed_steps(run_dir)
+    if not steps:
+        raise CheckpointError(f"{run_dir}: no complete checkpoint in {CHECKPOINTS}/ yet; train first")
+    step = _choose_step(run_dir, which, steps)
+    directory = checkpoint_dir(run_dir, step)
+    weights = directory / EMA
+    if raw or not weights.is_file():
+        weights = directory / WEIGHTS
+    return CheckpointRef(run_dir, step, directory, weights, load_config(run_dir / "config.yaml"), read_state(directory))
+
+
+def _parse(reference: str) -> tuple[str, str, bool]:
+    raw = reference.endswith(":raw")
+    reference = reference.removesuffix(":raw")
+    run, colon, which = reference.rpartition(":")
+    return (run, which, raw) if colon else (reference, "best", raw)
+
+
+def _choose_step(run_dir: Path, which: str, steps: list[int]) -> int:
+    if which == "last":
+        return steps[-1]
+    if which == "best":
+        best = best_step(run_dir)
+        return steps[-1] if best is None else best
+    match = re.fullmatch(r"step-(\d+)", which)
+    if match and int(match[1]) in steps:
+        return int(match[1])
+    there = ", ".join(f"step-{step}" for step in steps)
+    raise CheckpointError(f"{run_dir}: no checkpoint {which!r}; use best, last or one of {there}")
+
+
+def _resolve_file(path: Path) -> CheckpointRef:
+    sidecar_path = path.with_suffix(".json")
+    for needed in (path, sidecar_path):
+        if not needed.is_file():
+            raise CheckpointError(f"{needed}: no such file; a weight file is a .safetensors with its .json beside it")
+    sidecar = json.loads(sidecar_path.read_text())
+    if "config" not in sidecar:
+        raise CheckpointError(f"{sidecar_path}: no `config` in it, so the model cannot be built; adapt the file first")
+    config = from_dict(Config, sidecar["config"], where=str(sidecar_path))
+    return CheckpointRef(path.parent, int(sidecar.get("step", -1)), path.parent, path, config, sidecar)
