@@ -74,11 +74,12 @@ def draw_wall(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def camera_noise(rng: np.random.Generator, size: tuple[int, int], levels: float, count: int) -> Iterator[np.ndarray]:
-    """Yields `count` pictures of noise, (H, W, 1), with a mean of 0.5 so that cutting off decimals rounds.
+    """Yields `count` grey pictures of noise, (H, W, 3), with a mean of 0.5 so that cutting off decimals rounds.
 
     They are windows into one larger picture: a fresh one per frame costs as much as all the rest of drawing.
     """
     room = 32
-    tile_HW1 = 0.5 + levels * rng.standard_normal((size[0] + room, size[1] + room, 1), dtype=np.float32)
+    tile_HW = 0.5 + levels * rng.standard_normal((size[0] + room, size[1] + room), dtype=np.float32)
+    tile_HWC = np.repeat(tile_HW[..., None], 3, axis=2)
     for top, left in rng.integers(0, room + 1, (count, 2)):
-        yield tile_HW1[top : top + size[0], left : left + size[1]]
+        yield tile_HWC[top : top + size[0], left : left + size[1]]

@@ -206,7 +206,7 @@ def _render(seed: int, things: list[Thing], num_frames: int) -> np.ndarray:
     y_HW, x_HW = np.mgrid[:height, :width].astype(np.float32)
     frames_THWC = np.empty((num_frames, height, width, 3), np.uint8)
     noises = camera_noise(rng, (height, width), rng.uniform(1.0, 3.5), num_frames)
-    for index, noise_HW1 in enumerate(noises):
+    for index, noise_HWC in enumerate(noises):
         picture_HWC = wall_HWC.copy()
         at = index * CONTROL_HZ // _FRAMES_PER_SECOND
         for thing, colour in zip(things, colours, strict=True):
@@ -215,7 +215,7 @@ def _render(seed: int, things: list[Thing], num_frames: int) -> np.ndarray:
             centre = (float(thing.x[at]) * width, float(thing.y[at]) * height)
             glow = min(1.0, float(thing.glow[at]))
             paint(picture_HWC, ellipse(x_HW, y_HW, centre, radii, 2.0), colour + glow * (1 - colour))
-        frames_THWC[index] = np.clip(picture_HWC * 255 + noise_HW1, 0, 255)
+        frames_THWC[index] = np.clip(picture_HWC * 255 + noise_HWC, 0, 255)
     return frames_THWC
 
 

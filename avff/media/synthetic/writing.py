@@ -118,7 +118,7 @@ def encode_clip(clip: Clip, path: Path) -> None:
             video.width, video.height, video.pix_fmt, video.gop_size = width, height, "yuv420p", gop_frames
             video.options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
             audio = container.add_stream("aac", rate=audio_rate_hz, layout="mono")
-            audio.bit_rate = audio_bit_rate
+            audio.bit_rate, audio.options = audio_bit_rate, {"aac_coder": "fast"}
             for index, frame_HWC in enumerate(clip.frames_THWC):
                 frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")
                 frame.pts, frame.time_base = index, Fraction(1, clip.frames_per_second)
