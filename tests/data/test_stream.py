@@ -1,0 +1,221 @@
+"""The loader: the same clips per step for every number of ranks and workers, bad samples included."""
+
+import itertools
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from avff.data.plan import build_plan
+from avff.data.selection import evaluation_samples
+from avff.data.shards import open_directory
+from avff.data.stream import evaluation_loader, rank_places, train_loader
+from avff.data.views import AVView
+from avff.errors import ConfigError, ShardError
+
+NUM_STEPS = 3
+GLOBAL_BATCH = 12
+
+
+@pytest.fixture(scope="module")
+def uneven(make_sample, write_directory, tmp_path_factory):
+    """20 clips in shards of 7, 7 and 6: 17 real and 3 fake."""
+    samples = [make_sample(f"k{i:02d}", num_frames=10, is_fake=int(i % 7 == 3)) for i in range(20)]
+    return write_directory(tmp_path_factory.mktemp("uneven") / "shards", samples, num_shards=3)
+
+
+@pytest.fixture(scope="module")
+def damaged(uneven, tmp_path_factory):
+    """The same directory with flipped bits in the sound of three real clips."""
+    path = shutil.copytree(uneven.path, tmp_path_factory.mktemp("damaged") / "shards")
+    for row in uneven.rows:
+        if row.key in DAMAGED_KEYS:
+            offset = next(member.offset for member in row.members if member.name == "flac")
+            with (path / row.shard).open("r+b") as file:
+                file.seek(offset + 50)
+                byte = file.read(1)
+                file.seek(offset + 50)
+                file.write(bytes([byte[0] ^ 0xFF]))
+    return open_directory(path)
+
+
+DAMAGED_KEYS = {"k01", "k08", "k15"}
+
+
+@pytest.fixture
+def setup(tiny_config):
+    """Plan and view for a directory: `setup(directory, ...config sections)`."""
+
+    def make(directory, group_size=6, **overrides):
+        config = tiny_config(
+            data={"train": [{"path": str(directory.path)}]},
+            engine={"global_batch_size": GLOBAL_BATCH, "micro_batch_size": 1},
+            pretrain={"contrastive_group_size": group_size},
+            **overrides,
+        )
+        return build_plan(config, [directory]), AVView(config.clip)
+
+    return make
+
+
+def read_globally(plan, view, *, world_size, num_workers, start_step=0, num_steps=NUM_STEPS, group_size=6):
+    """Reads all ranks and puts every step's clips back into global batch order, with all substitutions."""
+    steps = {}
+    for rank in range(world_size):
+        loader = train_loader(
+            plan,
+            view,
+            rank=rank,
+            world_size=world_size,
+            micro_batch_size=2,
+            group_size=group_size,
+            num_workers=num_workers,
+            prefetch_steps=2,
+            start_step=start_step,
+            num_steps=num_steps,
+        )
+        places = rank_places(plan.global_batch_size, group_size, rank, world_size)
+        batches = list(loader)
+        assert [batch.step for batch in batches] == list(range(start_step, num_steps))
+        for batch in batches:
+            clips, substitutions = steps.setdefault(batch.step, ([None] * plan.global_batch_size, []))
+            assert all(len(micro.keys) == 2 for micro in batch.micro_batches)
+            described = itertools.chain.from_iterable(map(describe, batch.micro_batches))
+            for place, clip in zip(places, described, strict=True):
+                clips[place] = clip
+            substitutions += batch.substitutions
+    return {step: (clips, sorted(found, key=lambda s: s.position)) for step, (clips, found) in steps.items()}
+
+
+def describe(batch):
+    """Everything that a step may depend on, one tuple per clip."""
+    video_sums = batch.video_BTHWC.sum(dim=(1, 2, 3, 4)).tolist()
+    sound_sums = batch.waveform_BN.double().sum(dim=1).tolist()
+    return zip(batch.keys, batch.seed_B.tolist(), batch.start_seconds_B.tolist(), video_sums, sound_sums, strict=True)
+
+
+TOPOLOGIES = list(itertools.product([1, 2, 3], [0, 1, 2]))
+
+
+def test_the_same_clips_on_every_topology(setup, uneven):
+    plan, view = setup(uneven)
+    expected = read_globally(plan, view, world_size=1, num_workers=0)
+    keys = [[entry.sample.row.key for entry in plan.entries(step)] for step in range(NUM_STEPS)]
+    assert [[clip[0] for clip in expected[step][0]] for step in range(NUM_STEPS)] == keys
+    for world_size, num_workers in [(1, 1), (1, 2), (2, 0), (2, 1), (3, 0)]:
+        assert read_globally(plan, view, world_size=world_size, num_workers=num_workers) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("world_size", "num_workers"), TOPOLOGIES)
+def test_the_same_clips_and_substitutes_on_every_topology(setup, damaged, world_size, num_workers):
+    plan, view = setup(damaged)
+    expected = read_globally(plan, view, world_size=1, num_workers=0)
+    assert sum(len(substitutions) for _, substitutions in expected.values()) >= len(DAMAGED_KEYS)
+    assert read_globally(plan, view, world_size=world_size, num_workers=num_workers) == expected
+
+
+def test_bad_samples_are_replaced_by_others_of_their_kind_and_reported(setup, damaged):
+    plan, view = setup(damaged)
+    rows = {row.key: row for row in damaged.rows}
+    seen = []
+    for step, (clips, substitutions) in read_globally(plan, view, world_size=2, num_workers=0).items():
+        entries = plan.entries(step)
+        planned = [entry.sample.row.key for entry in entries]
+        delivered = [clip[0] for clip in clips]
+        replaced = {entries[place].position for place in range(GLOBAL_BATCH) if planned[place] != delivered[place]}
+        assert replaced == {s.position for s in substitutions}
+        for substitution in substitutions:
+            place = substitution.position - step * GLOBAL_BATCH
+            assert substitution.step == step
+            assert substitution.key in DAMAGED_KEYS and substitution.substitute_key not in DAMAGED_KEYS
+            assert delivered[place] == substitution.substitute_key
+            assert rows[substitution.substitute_key].is_fake == 0
+            assert substitution.shard == str(damaged.path / rows[substitution.key].shard)
+            assert "member flac has crc32" in substitution.reason
+        seen += [s.key for s in substitutions]
+    assert set(seen) == DAMAGED_KEYS
+
+
+def test_seeking_equals_reading(setup, uneven):
+    plan, view = setup(uneven)
+    read = read_globally(plan, view, world_size=1, num_workers=1)
+    sought = read_globally(plan, view, world_size=3, num_workers=2, start_step=2)
+    assert sought == {step: read[step] for step in (2,)}
+
+
+def test_reading_leaves_the_global_random_state_alone(setup, uneven):
+    plan, view = setup(uneven)
+    before = torch.get_rng_state()
+    read_globally(plan, view, world_size=1, num_workers=1, num_steps=1)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_it_stops_when_every_substitute_fails_too(setup, uneven, tmp_path):
+    path = shutil.copytree(uneven.path, tmp_path / "shards")
+    directory = open_directory(path)
+    for info in directory.shards:
+        (path / info.name).write_bytes(bytes(info.bytes))
+    plan, view = setup(directory)
+    with pytest.raises(
+        ShardError, match=r"step 0: sample 'k\d\d' and all 8 substitutes of its split and labels cannot"
+    ):
+        read_globally(plan, view, world_size=1, num_workers=0, num_steps=1)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 6])
+def test_every_rank_takes_an_equal_run_of_every_group(world_size):
+    places = [rank_places(12, 6, rank, world_size).tolist() for rank in range(world_size)]
+    assert sorted(itertools.chain.from_iterable(places)) == list(range(12))
+    share = 6 // world_size
+    first = list(range(share))
+    assert places[0] == first + [6 + place for place in first]
+    assert all(np.diff(np.array(own).reshape(2, share), axis=0).tolist() == [[6] * share] for own in places)
+
+
+def test_sizes_that_do_not_fit(setup, uneven):
+    plan, view = setup(uneven)
+    with pytest.raises(ConfigError, match=r"5 ranks cannot share groups of 6 in a global batch of 12"):
+        read_globally(plan, view, world_size=5, num_workers=0)
+    with pytest.raises(
+        ConfigError, match=r"engine.micro_batch_size 2 does not divide the 3 clips that each of 4 ranks"
+    ):
+        read_globally(plan, view, world_size=4, num_workers=0, group_size=12)
+
+
+def evaluated(samples, view, world_size, num_workers):
+    batches = [
+        batch
+        for rank in range(world_size)
+        for batch in evaluation_loader(
+            samples, view, rank=rank, world_size=world_size, micro_batch_size=4, num_workers=num_workers
+        )
+    ]
+    assert all(1 <= len(batch.keys) <= 4 for batch in batches)
+    return sorted(
+        row
+        for batch in batches
+        for row in zip(batch.keys, batch.tracks, batch.start_seconds_B.tolist(), batch.seed_B.tolist(), strict=True)
+    )
+
+
+def test_evaluation_reads_every_window_once(tmp_path, make_sample, write_directory, tiny_config):
+    samples = [make_sample(f"k{i}", num_frames=8 + i) for i in range(6)]
+    samples += [make_sample("two", tracks=[(0, 16), (4, 12)]), make_sample("none", status=["NO_FACE"])]
+    directory = write_directory(tmp_path / "shards", samples)
+    view = AVView(tiny_config().clip)
+    stored = evaluation_samples([directory], split="train")
+    assert len(stored) == 8
+    expected = sorted((c.key, c.track, c.start_seconds, c.seed) for s in samples for c in view.evaluation_clips(s))
+    assert {(key, track) for key, track, _, _ in expected} >= {("two", 0), ("two", 1)}
+    for world_size, num_workers in [(1, 0), (2, 1), (3, 2)]:
+        assert evaluated(stored, view, world_size, num_workers) == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_evaluation_never_substitutes(damaged, tiny_config, num_workers):
+    view = AVView(tiny_config().clip)
+    stored = evaluation_samples([damaged], split="train")
+    with pytest.raises(ShardError, match=r"shard-000000.tar: sample 'k01': member flac has crc32"):
+        evaluated(stored, view, 1, num_workers)
