@@ -102,7 +102,8 @@ def describe(config: Config) -> str:
     rows = [f"{'part':<16}{'parameters':>14}{'forward GFLOP':>16}"]
     rows += [f"{name:<16}{count:>14,}{gflops.get(name, 0.0):>16.2f}" for name, count in counts.items()]
     rows.append(f"{'model':<16}{sum(counts.values()):>14,}{sum(gflops.values()):>16.2f}")
-    if critic_gflops(config):
+    has_critics = critic_gflops(config) > 0
+    if has_critics:
         rows.append(f"{'critics':<16}{sum(parameter_counts(critics).values()):>14,}{critic_gflops(config):>16.2f}")
     video, audio = video_grid(config.clip, config.model), audio_grid(config.clip, config.model)
     clip = config.clip
@@ -117,7 +118,7 @@ def describe(config: Config) -> str:
             "",
             *rows,
             "",
-            f"forward and backward: {training_gflops(config):,.1f} GFLOP per clip (critics not counted)",
+            f"forward and backward: {training_gflops(config):,.1f} GFLOP per clip{' (critics not counted)' * has_critics}",
             f"activations: about {activation_megabytes(config):,.0f} MB per clip in bf16 without checkpointing",
         ]
     )

@@ -1,0 +1,63 @@
+"""Analytic work and sizes against AVFF-SPEC §6 and against torch's own counter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from avff.config import load_config
+from avff.models import build_critics, build_model
+from avff.models.flops import activation_megabytes, critic_gflops, describe, forward_gflops, training_gflops
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "expected"),
+    [
+        ("stage1_kinetics", [], 1567),
+        ("stage2_faces", [], 1567),
+        ("stage3_finetune", [], 1465),
+        ("stage1_kinetics", ["pretrain.mask_input=true", "pretrain.contrastive_level=clip"], 805),
+    ],
+)
+def test_base_needs_what_the_specification_says(name: str, overrides: list[str], expected: float) -> None:
+    gflops = training_gflops(load_config(CONFIGS / f"{name}.yaml", overrides))
+    assert gflops == pytest.approx(expected, rel=0.01)
+
+
+def test_parts_of_base() -> None:
+    config = load_config(CONFIGS / "stage1_kinetics.yaml")
+    gflops = forward_gflops(config)
+    assert gflops["video_encoder"] == pytest.approx(360.7, abs=0.1)
+    assert gflops["audio_encoder"] == pytest.approx(96.8, abs=0.1)
+    assert gflops["a2v"] + gflops["v2a"] == pytest.approx(15.4, abs=0.1)
+    assert critic_gflops(config) == pytest.approx(3.9, abs=0.05)
+    assert activation_megabytes(config) == pytest.approx(760, rel=0.05)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("mask_input", [False, True])
+def test_formula_equals_torchs_counter(odd_config, inputs, stage: str, mask_input: bool) -> None:
+    level = "clip" if mask_input else "slice"
+    config = odd_config(stage, pretrain={"mask_input": mask_input, "contrastive_level": level})
+    model = build_model(config)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(*inputs(config))
+    assert counter.get_total_flops() / 3 / 1e9 == pytest.approx(sum(forward_gflops(config).values()), rel=1e-3)
+
+
+def test_critics_formula_equals_torchs_counter(odd_config) -> None:
+    config = odd_config()
+    critics = build_critics(config)
+    with FlopCounterMode(display=False) as counter:
+        critics(torch.randn(3, 27, 1536), torch.randn(3, 24, 256))
+    assert counter.get_total_flops() / 3 / 1e9 == pytest.approx(critic_gflops(config), rel=1e-3)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_is_described(path: Path) -> None:
+    text = describe(load_config(path))
+    assert "GFLOP per clip" in text and "tokens: " in text
+    assert ("critics " in text) == ("video_decoder" in text)
