@@ -5,11 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
+import numpy as np
 import pytest
 
 from avff import run_folder
 from avff.config import BuildConfig, Config, from_dict, save_config, to_dict
 from avff.data.shards import ShardDirectory
+from avff.inference.detector import Detector, load_detector
 from avff.models.build import build_model
 from avff.models.weights import make_sidecar, save_weights
 
@@ -43,3 +46,37 @@ def make_run(tiny_config: Callable[..., Config], shard_directory: ShardDirectory
         return write_run(tiny_config(stage, **config), build, None if threshold is None else validation)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_video() -> Callable[..., Path]:
+    """Writes an ordinary mp4 of moving stripes and a gliding tone: `write_video(path, seconds, sound=True)`."""
+
+    def write(path: Path, seconds: float = 3.0, sound: bool = True) -> Path:
+        frames_per_second, rate_hz = 25, 16000
+        t_N = np.arange(round(seconds * rate_hz)) / rate_hz
+        wave_N = (0.3 * np.sin(2 * np.pi * (200 + 40 * t_N) * t_N)).astype(np.float32)
+        with av.open(str(path), "w") as container:
+            video = container.add_stream("libx264", rate=frames_per_second)
+            video.width, video.height, video.pix_fmt, video.thread_count = 96, 64, "yuv420p", 1
+            audio = container.add_stream("aac", rate=rate_hz, layout="mono") if sound else None
+            for index in range(round(seconds * frames_per_second)):
+                x = np.arange(96)[None, :, None] + np.zeros((64, 1, 3))
+                picture = (128 + 100 * np.sin((x + 3 * index) / (5 + np.arange(3)))).astype(np.uint8)
+                container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+            container.mux(video.encode(None))
+            if audio is not None:
+                frame = av.AudioFrame.from_ndarray(wave_N[None], format="fltp", layout="mono")
+                frame.sample_rate, frame.pts = rate_hz, 0
+                container.mux(audio.encode(frame))
+                container.mux(audio.encode(None))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def frame_detector(make_run: Callable[..., Path]) -> Detector:
+    """A detector of whole frames in segments of 2 s, random weights."""
+    build = BuildConfig(mode="frame", segment_seconds=2.0, min_seconds=1.6)
+    return load_detector(str(make_run(build=build)), device="cpu")

@@ -1,0 +1,145 @@
+"""`avff predict` for a folder: one CSV row per file, continued after an interruption, never ended by a bad file."""
+
+import csv
+import io
+import os
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+
+from avff.building.sources import VIDEO_SUFFIXES
+from avff.errors import EvaluationError, MediaError
+from avff.evaluation.aggregate import probability
+from avff.evaluation.rows import write_atomically
+from avff.inference.detector import Detector
+from avff.inference.predict import Prediction, predict_file
+from avff.inference.report import name_track
+
+Format = Literal["avff", "open-avff"]
+COLUMNS = (
+    "video_name",
+    "verdict",
+    "reason",
+    "fake_probability",
+    "video_fake_probability",
+    "audio_fake_probability",
+    "threshold",
+    "track",
+    "num_segments",
+    "num_windows",
+    "seconds_spent",
+    "checkpoint_sha256",
+)
+
+
+def predict_folder(
+    folder: Path,
+    detector: Detector,
+    output: Path,
+    *,
+    format: Format = "avff",
+    batch_size: int = 8,
+    progress: bool = True,
+) -> list[dict[str, str]]:
+    """Predicts every media file below a folder and returns all rows, those of an earlier call included.
+
+    Args:
+        output: the CSV. Rows are appended as they come; a file that has a row is not read again.
+        format: `open-avff` writes `video_name,y_pred` (fake probability, empty when undecided) to `output` at the end,
+            and the full table to `<output stem>.full.csv` meanwhile.
+
+    Raises:
+        MediaError: there is no such folder, or no media file in it.
+        EvaluationError: the CSV was written by another checkpoint or with other columns.
+    """
+    names = _media_names(folder)
+    table = output if format == "avff" else output.with_suffix(".full.csv")
+    rows = _continue_table(table, detector.checkpoint_sha256)
+    done = {row["video_name"] for row in rows}
+    remaining = [name for name in names if name not in done]
+    shown = tqdm(remaining, initial=len(names) - len(remaining), total=len(names), unit="file", disable=not progress)
+    with table.open("a", newline="", encoding="utf-8") as file:
+        for name in shown:
+            start = time.perf_counter()
+            prediction = predict_file(folder / name, detector, batch_size=batch_size)
+            row = make_table_row(name, prediction, time.perf_counter() - start)
+            file.write(_csv_line(row[column] for column in COLUMNS))
+            file.flush()
+            rows.append(row)
+    if format == "open-avff":
+        write_atomically(output, _open_avff(rows))
+    return rows
+
+
+def make_table_row(name: str, prediction: Prediction, seconds: float) -> dict[str, str]:
+    """Returns one row as text; numbers are empty when the file is undecided."""
+    score = prediction.score
+    values: dict[str, object] = {
+        "video_name": name,
+        "verdict": prediction.verdict,
+        "reason": prediction.reason,
+        "threshold": f"{prediction.threshold:.6f}",
+        "num_segments": len(prediction.segments),
+        "num_windows": sum(len(segment.windows) for segment in prediction.segments),
+        "seconds_spent": f"{seconds:.2f}",
+        "checkpoint_sha256": prediction.checkpoint_sha256,
+    }
+    if score is not None:
+        values["fake_probability"] = f"{probability(score.logits.overall):.6f}"
+        values["video_fake_probability"] = f"{probability(score.logits.video):.6f}"
+        values["audio_fake_probability"] = f"{probability(score.logits.audio):.6f}"
+        values["track"] = name_track(score.track)
+    return {column: " ".join(str(values.get(column, "")).split()) for column in COLUMNS}
+
+
+def _media_names(folder: Path) -> list[str]:
+    """Returns the media files of a folder and its subfolders as POSIX paths below it, sorted."""
+    if not folder.is_dir():
+        raise MediaError(f"{folder}: no such file or folder", reason="MISSING")
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file())
+    names = sorted(path.relative_to(folder).as_posix() for path in files)
+    if not names:
+        raise MediaError(
+            f"{folder}: no media file in it; known endings are {' '.join(sorted(VIDEO_SUFFIXES))}", reason="MISSING"
+        )
+    return names
+
+
+def _continue_table(path: Path, checkpoint_sha256: str) -> list[dict[str, str]]:
+    """Returns the rows that are there, after removing a line that an interruption tore."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = path.read_bytes() if path.is_file() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if not whole:
+        write_atomically(path, _csv_line(COLUMNS))
+        return []
+    rows = list(csv.DictReader(io.StringIO(whole.decode("utf-8"), newline="")))
+    header = whole.split(b"\n", 1)[0].decode("utf-8")
+    if header != ",".join(COLUMNS):
+        raise EvaluationError(
+            f"{path}: its header is {header!r}, not that of a table of predictions; give another --output"
+        )
+    other = next((row for row in rows if row["checkpoint_sha256"] != checkpoint_sha256), None)
+    if other:
+        raise EvaluationError(
+            f"{path}: was written by checkpoint {other['checkpoint_sha256'][:12]}, this one is {checkpoint_sha256[:12]}; "
+            "give another --output"
+        )
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return rows
+
+
+def _open_avff(rows: Sequence[dict[str, str]]) -> str:
+    ordered = sorted(rows, key=lambda row: row["video_name"])
+    lines = [_csv_line((row["video_name"], row["fake_probability"])) for row in ordered]
+    return _csv_line(("video_name", "y_pred")) + "".join(lines)
+
+
+def _csv_line(cells: Iterable[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue()

@@ -1,0 +1,134 @@
+"""A prediction in words for people and in plain values for machines."""
+
+from typing import Any
+
+from avff.evaluation.aggregate import WINDOW_AGGREGATION, ClipScore, Logits, WindowScore, probability
+from avff.inference.predict import Prediction, Segment
+
+REASONS = {
+    "NO_FACE": "no face was found",
+    "NO_AUDIO": "there is no sound",
+    "TOO_SHORT": "picture and sound do not last one window",
+}
+SEGMENT_AGGREGATION = "max_over_segments"
+_BAR_WIDTH = 20
+
+
+def name_track(track: int) -> str:
+    return "frame" if track < 0 else f"face{track}"
+
+
+def explain(reason: str) -> str:
+    """Returns the reason of an undecided file with its codes in words."""
+    return ", ".join(f"{code} ({REASONS[code]})" if code in REASONS else code for code in reason.split(", "))
+
+
+def as_text(prediction: Prediction) -> str:
+    """Returns the verdict and the timeline as lines for a terminal."""
+    return "\n".join([_verdict(prediction), *_undecided(prediction), *_tracks(prediction), *_timeline(prediction)])
+
+
+def as_json(prediction: Prediction) -> dict[str, Any]:
+    """Returns everything known about the verdict as plain values; times are seconds of the file."""
+    score = prediction.score
+    return {
+        "path": str(prediction.path),
+        "run": prediction.run,
+        "checkpoint_sha256": prediction.checkpoint_sha256,
+        "verdict": prediction.verdict,
+        "reason": prediction.reason,
+        "fake_probability": prediction.fake_probability,
+        "fake_logit": score.logits.overall if score else None,
+        "threshold": prediction.threshold,
+        "threshold_is_default": prediction.threshold_is_default,
+        "window_aggregation": WINDOW_AGGREGATION,
+        "segment_aggregation": SEGMENT_AGGREGATION,
+        "decisive_key": prediction.decisive.key if prediction.decisive else None,
+        "decisive_track": score.track if score else None,
+        "segments": [_segment(segment, prediction.window_seconds) for segment in prediction.segments],
+    }
+
+
+def _segment(segment: Segment, window_seconds: float) -> dict[str, Any]:
+    return {
+        "key": segment.key,
+        "start_seconds": segment.start_seconds,
+        "stop_seconds": segment.stop_seconds,
+        "status": segment.status,
+        **(_heads(segment.score.logits) if segment.score else {}),
+        "tracks": _track_scores(segment.score),
+        "windows": [_window(window, segment.start_seconds, window_seconds) for window in segment.windows],
+    }
+
+
+def _track_scores(score: ClipScore | None) -> list[dict[str, Any]]:
+    tracks = score.tracks if score else ()
+    return [{"track": t.track, "num_windows": t.num_windows, **_heads(t.logits)} for t in tracks]
+
+
+def _window(window: WindowScore, offset_seconds: float, window_seconds: float) -> dict[str, Any]:
+    start = offset_seconds + window.start_seconds
+    span = {"start_seconds": start, "stop_seconds": start + window_seconds}
+    return {"track": window.track, **span, **_heads(window.logits)}
+
+
+def _heads(logits: Logits) -> dict[str, float]:
+    return {
+        "fake_logit": logits.overall,
+        "fake_probability": probability(logits.overall),
+        "video_fake_probability": probability(logits.video),
+        "audio_fake_probability": probability(logits.audio),
+    }
+
+
+# ------------------------------------------------------------------------------------------- text
+
+
+def _verdict(prediction: Prediction) -> str:
+    if prediction.score is None:
+        return f"{prediction.path}: UNDECIDED: {explain(prediction.reason)}"
+    logits = prediction.score.logits
+    source = "default, the checkpoint holds none" if prediction.threshold_is_default else "chosen on validation"
+    return (
+        f"{prediction.path}: {prediction.verdict}  fake probability {probability(logits.overall):.3f} "
+        f"(threshold {prediction.threshold:.3f}, {source})\n"
+        f"  picture {probability(logits.video):.3f}  sound {probability(logits.audio):.3f}"
+    )
+
+
+def _undecided(prediction: Prediction) -> list[str]:
+    if prediction.score is None:
+        return []
+    return [
+        f"  {segment.start_seconds:.1f}-{segment.stop_seconds:.1f} s undecided: {', '.join(segment.status)}"
+        for segment in prediction.segments
+        if segment.score is None
+    ]
+
+
+def _tracks(prediction: Prediction) -> list[str]:
+    lines = []
+    for segment in prediction.segments:
+        for track in segment.score.tracks if segment.score else ():
+            decides = segment is prediction.decisive and track.track == prediction.score.track  # type: ignore[union-attr]
+            lines.append(
+                f"  {segment.start_seconds:.1f}-{segment.stop_seconds:.1f} s  {name_track(track.track)}: "
+                f"{probability(track.logits.overall):.3f} over {track.num_windows} windows{'  <- decides' if decides else ''}"
+            )
+    return lines
+
+
+def _timeline(prediction: Prediction) -> list[str]:
+    if prediction.score is None:
+        return []
+    lines = ["", "  window             track   overall  picture  sound"]
+    for segment in prediction.segments:
+        for window in segment.windows:
+            start = segment.start_seconds + window.start_seconds
+            overall, video, audio = map(probability, window.logits)
+            bar = "#" * round(overall * _BAR_WIDTH)
+            lines.append(
+                f"  {start:7.2f}-{start + prediction.window_seconds:7.2f} s  {name_track(window.track):6}  "
+                f"{overall:7.3f}  {video:7.3f}  {audio:5.3f}  |{bar:<{_BAR_WIDTH}}|"
+            )
+    return lines
