@@ -13,7 +13,8 @@ from avff.errors import ShardError
 from avff.schema import SampleMetadata
 
 MAX_SOUND_GAP_SECONDS = 0.02
-"""Sound may end this much before the picture; the rest of the last window is silence (see avff.data.views)."""
+"""Sound may end this much before the picture; the rest of the last window is silence (see avff.data.windows)."""
+_TIME_TOLERANCE_SECONDS = 1e-6
 
 
 class Member(NamedTuple):
@@ -60,6 +61,10 @@ class IndexRow(NamedTuple):
     usable_seconds: float
     frames_per_second: float
     num_tracks: int
+
+    def can_hold(self, clip_seconds: float) -> bool:
+        """True where face (or frame) and sound are there and last long enough for a clip."""
+        return self.status == ("OK",) and self.usable_seconds + _TIME_TOLERANCE_SECONDS >= clip_seconds
 
 
 class ShardInfo(NamedTuple):

@@ -10,7 +10,6 @@ from avff.data.shards import ShardDirectory, open_directory
 from avff.errors import ShardError
 from avff.seeding import permutation
 
-_TIME_TOLERANCE_SECONDS = 1e-6
 _HELD_OUT_SPLITS = {"val", "test"}
 
 
@@ -75,7 +74,7 @@ def select_samples(
                 dropped["labels"] += 1
             elif row.status != ("OK",):
                 dropped["status"] += 1
-            elif row.usable_seconds + _TIME_TOLERANCE_SECONDS < min_seconds:
+            elif not row.can_hold(min_seconds):
                 dropped["length"] += 1
             else:
                 samples.append(StoredSample(directory, row))

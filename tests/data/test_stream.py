@@ -213,7 +213,7 @@ def test_evaluation_reads_every_window_once(tmp_path, make_sample, write_directo
         assert evaluated(stored, view, world_size, num_workers) == expected
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_evaluation_never_substitutes(damaged, tiny_config, num_workers):
     view = AVView(tiny_config().clip)
     stored = evaluation_samples([damaged], split="train")
