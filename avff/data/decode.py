@@ -59,7 +59,7 @@ def decode_sound(data: bytes, num_samples: int, sample_rate_hz: int, where: str)
                     f"{where}: sound is {stream.channels} x {stream.format.name} at {stream.rate} Hz, expected mono s16 at "
                     f"{sample_rate_hz} Hz; rebuild this shard"
                 )
-            stream.thread_count = 1
+            stream.codec_context.thread_count = 1
             chunks = [frame.to_ndarray().reshape(-1) for frame in container.decode(stream)]
     except (av.FFmpegError, IndexError) as error:
         raise ShardError(f"{where}: sound cannot be decoded: {error}; rebuild this shard") from error
