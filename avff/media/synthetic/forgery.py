@@ -15,7 +15,7 @@ from avff.media.synthetic.voice import SAMPLE_RATE_HZ, istft, stft
 MIN_SHIFT_SECONDS = 0.35
 """Smallest shift between mouth and sound; shorter ones look like sync."""
 MAX_SHIFT_SECONDS = 1.1
-_BLEND_RADII = (0.60, 0.46)
+_BLEND_RADII = (0.60, 0.44)
 """Half axes of the blended ellipse, in head units: every mouth, true or forged, lies inside."""
 _BLEND_CENTRE = (0.0, 0.14)
 _TINT = 0.025
