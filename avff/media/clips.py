@@ -75,7 +75,7 @@ def _find_faces(
     """Looks through the file once; returns the accepted face tracks of every segment, largest first."""
     if config.mode == "frame":
         return {}
-    scanner = FaceScanner(config.faces, info) if config.mode == "faces" else None
+    scanner = FaceScanner(config.faces, info, float(rate)) if config.mode == "faces" else None
     shown = read_frames(path) if scanner is None else scanner.watch(read_frames(path))
     faces = {}
     for segment, frames in split_segments(sample_frames(shown, rate), per_segment):

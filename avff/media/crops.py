@@ -14,7 +14,7 @@ class FacePath:
         first_frame: stored frame of the segment at which it starts.
         boxes_T4: x0, y0, x1, y1 in upright source pixels.
         scores_T: detector probability of the nearest detection.
-        detected_T: True where the detector looked at that very frame and saw it.
+        detected_T: True where the detector saw it at its nearest look, False where it missed it.
         identity: number of the person within the source.
     """
 

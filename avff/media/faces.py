@@ -1,5 +1,6 @@
 """Faces of a source: MTCNN on every k-th picture, tracks per segment, identities per source."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
@@ -7,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import torch
 
 from avff.config import FaceConfig
 from avff.errors import ConfigError
@@ -34,11 +36,23 @@ def _detector(min_face_pixels: int) -> Any:
     return MTCNN(keep_all=True, select_largest=False, min_face_size=min_face_pixels, device="cpu").eval()
 
 
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """The last bits of a convolution depend on torch's threads; boxes should not depend on the machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class FaceScanner:
     """Looks at a source's pictures as they pass by, and hands out face tracks segment by segment."""
 
-    def __init__(self, config: FaceConfig, info: MediaInfo):
+    def __init__(self, config: FaceConfig, info: MediaInfo, stored_fps: float):
         self._config = config
+        self._frame_seconds = 1 / stored_fps
         self._info = info
         self._scale = min(1.0, config.detect_max_side_pixels / max(info.width, info.height))
         self._size = (max(1, round(info.width * self._scale)), max(1, round(info.height * self._scale)))
@@ -67,8 +81,16 @@ class FaceScanner:
         here = [d for d in self._detections if d.seconds < stop_seconds]
         self._detections = [d for d in self._detections if d.seconds >= stop_seconds]
         tracks = link_detections(here, self._config)
-        frame_seconds = (stop_seconds - times_T[0]) / max(1, len(times_T))
-        paths = [lay_on_frames(track, times_T, self._config.smooth_seconds, frame_seconds) for track in tracks]
+        paths = [
+            lay_on_frames(
+                track,
+                times_T,
+                smooth_seconds=self._config.smooth_seconds,
+                frame_seconds=self._frame_seconds,
+                look_seconds=self._config.detect_every_frames / (self._info.fps_source or 25),
+            )
+            for track in tracks
+        ]
         order = sorted(range(len(paths)), key=lambda i: -paths[i].areas.mean() * paths[i].num_frames)
         chosen = order[: self._config.max_tracks]
         identities = self._identities.name([tracks[i] for i in chosen])
@@ -78,7 +100,8 @@ class FaceScanner:
         if not self._batch:
             return
         pictures = [picture for _, picture in self._batch]
-        boxes, scores = self._detector.detect(np.stack(pictures))
+        with _one_thread():
+            boxes, scores = self._detector.detect(np.stack(pictures))
         for (seconds, picture), picture_boxes, picture_scores in zip(self._batch, boxes, scores, strict=True):
             for box, score in zip(picture_boxes if picture_boxes is not None else (), picture_scores, strict=False):
                 scaled = np.asarray(box, dtype=np.float64) / self._scale

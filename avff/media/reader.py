@@ -131,7 +131,8 @@ def open_media(path: Path) -> Iterator[Any]:
         with av.open(str(path), metadata_errors="replace") as container:
             yield container
     except av.error.FFmpegError as error:
-        raise MediaError(f"{path}: cannot be decoded: {error.strerror} ({error.filename or 'decoder'})") from error
+        place = "" if error.filename in (None, str(path)) else f" (in {error.filename})"
+        raise MediaError(f"{path}: cannot be decoded: {error.strerror}{place}") from error
 
 
 def choose_stream(container: Any, kind: str, path: Path) -> Any:

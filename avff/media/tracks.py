@@ -16,6 +16,7 @@ MAX_EXTENSION_SECONDS = 0.5
 """A track that begins or ends this close to its segment's border is held to that border."""
 _MIN_SCORE = 0.7
 """Weaker detections do not even continue a track."""
+_SAME_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -97,20 +98,23 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return common / float(np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - common)
 
 
-def lay_on_frames(track: LinkedTrack, times_T: np.ndarray, smooth_seconds: float, frame_seconds: float) -> FacePath:
+def lay_on_frames(
+    track: LinkedTrack, times_T: np.ndarray, *, smooth_seconds: float, frame_seconds: float, look_seconds: float
+) -> FacePath:
     """Returns the track on a segment's stored frames: interpolated over gaps, held to near borders, smoothed.
 
     Args:
         times_T: when the picture of each stored frame begins in the source, seconds, ascending.
         smooth_seconds: standard deviation of the Gaussian over time.
         frame_seconds: duration of a stored frame.
+        look_seconds: time between two looks of the detector.
     """
     seen_N = np.array([d.seconds for d in track.detections])
     boxes_N4 = np.stack([d.box for d in track.detections])
     start = times_T[0] if seen_N[0] - times_T[0] <= MAX_EXTENSION_SECONDS else seen_N[0]
     stop = times_T[-1] if times_T[-1] - seen_N[-1] <= MAX_EXTENSION_SECONDS else seen_N[-1]
     # A track may lie between two stored pictures; the nearest one then shows it.
-    inside = np.flatnonzero((times_T >= start) & (times_T <= stop))
+    inside = np.flatnonzero((times_T >= start - _SAME_SECONDS) & (times_T <= stop + _SAME_SECONDS))
     if not len(inside):
         inside = np.array([np.abs(times_T - start).argmin()])
     own_T = times_T[inside]
@@ -120,7 +124,7 @@ def lay_on_frames(track: LinkedTrack, times_T: np.ndarray, smooth_seconds: float
         first_frame=int(inside[0]),
         boxes_T4=smooth(boxes_T4, smooth_seconds / frame_seconds),
         scores_T=np.array([d.score for d in track.detections])[distance_TN.argmin(axis=1)],
-        detected_T=distance_TN.min(axis=1) < 1e-6,
+        detected_T=distance_TN.min(axis=1) <= look_seconds / 2 + _SAME_SECONDS,
     )
 
 
