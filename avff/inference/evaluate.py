@@ -144,42 +144,40 @@ def make_row(
     detector: Detector, sample: IndexRow, score: ClipScore | None, silence_seconds: float | None, seconds: float
 ) -> Row:
     """Returns the row of one sample; without a score it is undecided, for the reasons in its status."""
-    status = list(sample.status)
-    if score is None and status == ["OK"]:
-        status = ["TOO_SHORT"]  # long enough to be built, too short for this model's window
-    result: dict[str, Any] = {}
-    if score is not None:
-        fake_probability = probability(score.logits.overall)
-        result = {
-            "track": score.track,
-            "fake_logit": score.logits.overall,
-            "fake_probability": fake_probability,
-            "predicted": None if detector.threshold is None else int(fake_probability >= detector.threshold),
-            "video_fake_logit": score.logits.video,
-            "audio_fake_logit": score.logits.audio,
-            "num_windows": sum(track.num_windows for track in score.tracks),
-        }
+    described = describe_sample(sample)
+    if score is None and described["status"] == ["OK"]:
+        described["status"] = ["TOO_SHORT"]  # long enough to be built, too short for this model's window
     return Row(
         run=detector.run,
         detector=detector.name,
         checkpoint_sha256=[detector.checkpoint_sha256],
-        dataset=sample.dataset,
-        split=sample.split,
-        key=sample.key,
-        source_key=sample.source_key,
         window_aggregation=WINDOW_AGGREGATION,
-        group_ids=list(sample.group_ids),
-        status=status,
-        is_fake=sample.is_fake,  # type: ignore[arg-type]
-        video_is_fake=sample.video_is_fake,  # type: ignore[arg-type]
-        audio_is_fake=sample.audio_is_fake,  # type: ignore[arg-type]
-        category=sample.category,
-        methods=list(sample.methods),
         threshold=detector.threshold,
         leading_silence_seconds=silence_seconds,
         seconds_spent=seconds,
-        **result,
+        **described,
+        **({} if score is None else _verdict(score, detector.threshold)),
     )
+
+
+def describe_sample(sample: IndexRow) -> dict[str, Any]:
+    """Returns what a result row says about the clip itself, whoever scores it."""
+    same = ("dataset", "split", "key", "source_key", "is_fake", "video_is_fake", "audio_is_fake", "category")
+    lists = ("group_ids", "status", "methods")
+    return {**{n: getattr(sample, n) for n in same}, **{n: list(getattr(sample, n)) for n in lists}}
+
+
+def _verdict(score: ClipScore, threshold: float | None) -> dict[str, Any]:
+    fake_probability = probability(score.logits.overall)
+    return {
+        "track": score.track,
+        "fake_logit": score.logits.overall,
+        "fake_probability": fake_probability,
+        "predicted": None if threshold is None else int(fake_probability >= threshold),
+        "video_fake_logit": score.logits.video,
+        "audio_fake_logit": score.logits.audio,
+        "num_windows": sum(track.num_windows for track in score.tracks),
+    }
 
 
 def _write_rows(output: Path, rows: list[Row]) -> None:

@@ -1,8 +1,9 @@
 """Every window of every stored sample, once, in order, decoded by worker processes."""
 
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from avff.data.shards import read_sample
 from avff.data.views import AVView
 from avff.errors import ShardError
 
+T = TypeVar("T")
 SILENCE_LEVEL = 5e-4
 """Below this a 16-bit sample counts as silent (AVFF-SPEC §1.4)."""
 
@@ -38,12 +40,24 @@ class LoadedSample(NamedTuple):
 
 def load_samples(samples: Sequence[StoredSample], view: AVView, *, num_workers: int) -> Iterator[LoadedSample]:
     """Yields every sample in order; an unreadable one comes with its problem and is never replaced."""
+    return map_samples(samples, partial(_load, view), num_workers=num_workers)
+
+
+def map_samples(
+    samples: Sequence[StoredSample], function: Callable[[int, StoredSample], T], *, num_workers: int
+) -> Iterator[T]:
+    """Yields `function(position, sample)` for every sample, in order, computed by worker processes.
+
+    Args:
+        num_workers: 0 computes in this process. No effect on what comes.
+    """
     loader = DataLoader(
-        _Samples(samples, view),
+        _Mapped(samples, function),
         batch_size=None,
         num_workers=num_workers,
         collate_fn=_as_is,
         prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_one_thread,
     )
     yield from loader
 
@@ -60,25 +74,32 @@ def opening_silence(windows: Sequence[Clip], sample_rate_hz: int) -> float | Non
     return None if opening is None else leading_silence_seconds(opening.waveform_N, sample_rate_hz)
 
 
-class _Samples(Dataset):
-    def __init__(self, samples: Sequence[StoredSample], view: AVView):
+def _load(view: AVView, position: int, stored: StoredSample) -> LoadedSample:
+    start = time.perf_counter()
+    try:
+        windows, problem = view.evaluation_clips(read_sample(*stored)), None
+    except ShardError as error:
+        windows, problem = [], str(error)
+    silence = opening_silence(windows, view.clip.sample_rate_hz)
+    return LoadedSample(position, windows, silence, time.perf_counter() - start, problem)
+
+
+class _Mapped(Dataset):
+    def __init__(self, samples: Sequence[StoredSample], function: Callable[[int, StoredSample], Any]):
         self.samples = samples
-        self.view = view
+        self.function = function
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> LoadedSample:
-        torch.set_num_threads(1)
-        start = time.perf_counter()
-        try:
-            windows, problem = self.view.evaluation_clips(read_sample(*self.samples[index])), None
-        except ShardError as error:
-            windows, problem = [], str(error)
-        silence = opening_silence(windows, self.view.clip.sample_rate_hz)
-        return LoadedSample(index, windows, silence, time.perf_counter() - start, problem)
+    def __getitem__(self, position: int) -> Any:
+        return self.function(position, self.samples[position])
 
 
-def _as_is(sample: Any) -> Any:
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _as_is(value: Any) -> Any:
     # The default would turn every NumPy array into a tensor.
-    return sample
+    return value

@@ -1,13 +1,14 @@
 """A run folder with one committed checkpoint of a tiny classifier with random weights."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 
 from avff import run_folder
 from avff.config import BuildConfig, Config, from_dict, save_config, to_dict
@@ -15,6 +16,15 @@ from avff.data.shards import ShardDirectory
 from avff.inference.detector import Detector, load_detector
 from avff.models.build import build_model
 from avff.models.weights import make_sidecar, save_weights
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny networks run slower on several threads, the more so beside other work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def write_run(config: Config, build: BuildConfig | None, validation: dict[str, Any] | None) -> Path:
