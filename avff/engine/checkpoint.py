@@ -65,7 +65,7 @@ def load_newest(run_dir: Path, trainables: Sequence[Trainable]) -> dict[str, Any
     """
     for step in agreement.on_main(lambda: run_folder.committed_steps(run_dir)[::-1]):
         directory = run_folder.checkpoint_dir(run_dir, step)
-        problems = agreement.on_main(partial(run_folder.find_problems, directory))
+        problems = _find_problems(directory)
         if not problems:
             agreement.everywhere(partial(_read_fragments, directory, trainables))
             for trainable in trainables:
@@ -74,6 +74,13 @@ def load_newest(run_dir: Path, trainables: Sequence[Trainable]) -> dict[str, Any
         logger.warning("checkpoint step-%d is damaged, falling back to the one before: %s", step, "; ".join(problems))
         agreement.on_main(partial(directory.rename, directory.with_name(directory.name + ".damaged")))
     return None
+
+
+def _find_problems(directory: Path) -> list[str]:
+    """Verifies on all ranks together, each reading its share of the contents; a collective."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    own = run_folder.find_problems(directory, rank=rank, world_size=world_size)
+    return list(dict.fromkeys(problem for share in distributed.gather_objects(own) for problem in share))
 
 
 def prune(run_dir: Path, keep: int) -> None:
@@ -139,7 +146,8 @@ def _write_fragments(unfinished: Path, trainables: Sequence[Trainable]) -> None:
             for key, view in fragment.tensors.items():
                 # A copy of the run alone; the view would drag its whole flat storage along.
                 tensors[f"{key}/{fragment.name}"] = view.detach().cpu().clone()
-        about = {"starts": json.dumps(starts), "num_updates": str(trainable.num_updates)}
+        # One entry: safetensors writes several in random order, and equal states should be equal files.
+        about = {"fragments": json.dumps({"num_updates": trainable.num_updates, "starts": starts})}
         path = unfinished / trainable.name / f"rank-{distributed.rank():05d}.safetensors"
         save_file(tensors, path, metadata=about)
 
@@ -173,7 +181,7 @@ def _fsync(path: Path) -> None:
 def _read_fragments(directory: Path, trainables: Sequence[Trainable]) -> None:
     for trainable in trainables:
         files = [safe_open(path, framework="pt") for path in sorted((directory / trainable.name).glob("*.safetensors"))]
-        starts = [json.loads(file.metadata()["starts"]) for file in files]
+        starts = [_about(file)["starts"] for file in files]
         for fragment in trainable.fragments():
             pieces = [
                 (file, start[fragment.name])
@@ -205,4 +213,8 @@ def _copy_overlap(piece: Any, piece_start: int, fragment: Fragment, view: Tensor
 
 def _num_updates(folder: Path) -> int:
     with safe_open(min(folder.glob("*.safetensors")), framework="pt") as file:
-        return int(file.metadata()["num_updates"])
+        return _about(file)["num_updates"]
+
+
+def _about(file: Any) -> dict[str, Any]:
+    return json.loads(file.metadata()["fragments"])

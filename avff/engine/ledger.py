@@ -28,6 +28,7 @@ class Ledger:
         self.num_substituted = state.get("num_substituted", 0)
         self.num_skipped = state.get("num_skipped", 0)
         self.consecutive_skips = state.get("consecutive_skips", 0)
+        self._causes: Counter[tuple[str, str]] = Counter()  # since this process started
         if distributed.is_main():
             truncate_metrics(self.path, resume_step)
 
@@ -55,19 +56,15 @@ class Ledger:
         found.sort(key=lambda record: record["position"])
         self.num_substituted += len(found)
         self._append({"kind": "substituted", **record, "step": step} for record in found)
+        self._causes.update((record["shard"], record["reason"]) for record in found)
         budget = self.config.data.max_substituted_fraction
         samples_seen = step * self.config.engine.global_batch_size
-        # One bad sample in a run's first steps is no verdict on the data: the share counts against an epoch's worth.
-        if self.num_substituted > max(1, budget * max(samples_seen, 1 / max(budget, 1e-9))):
-            records = (
-                [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.is_file() else found
-            )
-            replaced = [record for record in records if record["kind"] == "substituted"] or found
-            shard, count = Counter(record["shard"] for record in replaced).most_common(1)[0]
-            reason = Counter(record["reason"] for record in replaced).most_common(1)[0][0]
+        # A single bad sample in a run's first steps is no verdict on the data.
+        if self.num_substituted > max(1, budget * samples_seen):
+            (shard, reason), count = self._causes.most_common(1)[0]
             raise TrainingError(
                 f"{self.num_substituted} of {samples_seen} samples had to be replaced, more than "
-                f"data.max_substituted_fraction={budget}; {count} of them in {shard}; most frequent reason: {reason}"
+                f"data.max_substituted_fraction={budget}; most often, {count} times, in {shard}: {reason}"
             )
 
     def applied(self) -> None:

@@ -5,11 +5,12 @@ import time
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from avff import distributed
 from avff.config import Config
 from avff.data.stream import StepBatch
-from avff.engine import checkpoint, panels
+from avff.engine import agreement, checkpoint, panels
 from avff.engine.ledger import Ledger
 from avff.engine.metrics_log import MetricsLog
 from avff.engine.rates import Rates
@@ -17,6 +18,7 @@ from avff.engine.run_data import RunData
 from avff.engine.signals import StopFlag
 from avff.engine.update import Updater, UpdateReport
 from avff.engine.validation import Validation, Validator
+from avff.errors import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -48,15 +50,26 @@ class Loop:
         self.rates = rates
         self.sidecar = sidecar
         self.step = step
-        self.log = MetricsLog(config, resume_step=step) if distributed.is_main() else None
+        self.log = agreement.everywhere(lambda: MetricsLog(config, resume_step=step) if distributed.is_main() else None)
         # Sums and counts since the last log line; part of a checkpoint, so that a resumed line repeats to the bit.
         self._window = window
 
     def run(self, stop: StopFlag) -> bool:
         """Trains to the end, or until some rank is told to stop; returns whether the end was reached."""
-        done = self.config.optim.num_steps
-        bar = self._progress_bar(done)
-        validation: Validation | None = None
+        with logging_redirect_tqdm():
+            saved_step = self._train(stop)
+        if saved_step != self.step:
+            raise TrainingError(
+                f"{self.config.run_dir}: step {self.step} could not be saved, see the log; step {saved_step} is the "
+                "newest checkpoint; make room on the disk and start the same command again"
+            )
+        if self.log:
+            self.log.close()
+        return self.step == self.config.optim.num_steps
+
+    def _train(self, stop: StopFlag) -> int:
+        """Returns the step of the newest checkpoint."""
+        bar = self._progress_bar()
         saved_step, waiting_since = self.step, time.monotonic()
         for batch in self.data.train_steps(self.step):
             data_wait = time.monotonic() - waiting_since
@@ -68,17 +81,12 @@ class Loop:
             if self._draws_panel():
                 self._draw_panel()
             if validation or self._is_due(self.config.engine.checkpoint_every_steps) or report.stop:
-                self._save(validation)
-                saved_step = self.step
+                saved_step = self.step if self._save(validation) else saved_step
             if report.stop:
                 break
             waiting_since = time.monotonic()
-        if saved_step != self.step:
-            self._save(validation)
         bar.close()
-        if self.log:
-            self.log.close()
-        return self.step == done
+        return saved_step
 
     def _update(self, batch: StepBatch, stop: StopFlag) -> UpdateReport:
         report = self.updater.update(
@@ -103,8 +111,9 @@ class Loop:
 
     # --------------------------------------------------------------------------------------- logging
 
-    def _progress_bar(self, done: int) -> tqdm:
+    def _progress_bar(self) -> tqdm:
         shown = self.config.logging.progress and distributed.is_main()
+        done = self.config.optim.num_steps
         return tqdm(total=done, initial=self.step, desc=self.config.name, unit="step", disable=not shown, smoothing=0.1)
 
     def _log(self, report: UpdateReport, bar: tqdm) -> None:
@@ -141,7 +150,7 @@ class Loop:
         if self.log:
             numbers = {**validation.numbers, "seconds": time.monotonic() - started}
             self.log.write("validation", self.step, self.samples_seen, numbers)
-        if distributed.is_main() and validation.value is not None:
+        if validation.value is not None:
             logger.info("step %d: validation %s %.4f", self.step, validation.metric, validation.value)
         self.rates.restart_window()
         return validation
@@ -163,7 +172,7 @@ class Loop:
 
     # --------------------------------------------------------------------------------------- saving
 
-    def _save(self, validation: Validation | None) -> None:
+    def _save(self, validation: Validation | None) -> bool:
         if self.log:
             self.log.make_durable()
         about = {
@@ -185,6 +194,9 @@ class Loop:
             "first_start_unix": self.rates.first_start_unix,
         }
         sidecar = {**self.sidecar, **about}
-        if checkpoint.save(self.config.run_dir, self.step, self.updater.trainables, state=state, sidecar=sidecar):
-            checkpoint.prune(self.config.run_dir, self.config.engine.keep_checkpoints)
+        trainables, run_dir = self.updater.trainables, self.config.run_dir
+        saved = checkpoint.save(run_dir, self.step, trainables, state=state, sidecar=sidecar)
+        if saved:
+            checkpoint.prune(run_dir, self.config.engine.keep_checkpoints)
         self.rates.restart_window()
+        return saved

@@ -51,8 +51,8 @@ class MetricsLog:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if self._wandb is not None:
-            named = {f"{kind}/{name}": value for name, value in values.items() if value is not None}
-            self._wandb.log({"step": step, "samples_seen": samples_seen, **named})
+            known = {name: value for name, value in values.items() if value is not None}
+            self._wandb.log({"step": step, "samples_seen": samples_seen, **known})
 
     def write_image(self, name: str, path: Path, samples_seen: int) -> None:
         if self._wandb is not None:
@@ -114,4 +114,4 @@ def _wandb_mode(config: Config) -> Any:
         return config.logging.wandb
     import wandb
 
-    return "online" if wandb.api.api_key else "offline"
+    return "online" if wandb.login(prompt=False) else "offline"

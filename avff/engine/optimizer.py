@@ -95,6 +95,5 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
-    """Matrices decay; biases, norms, position tables, tokens and scalars do not."""
-    leaf = name.rsplit(".", 1)[-1]
-    return parameter.ndim > 1 and not any(word in leaf for word in ("position", "token", "query", "embedding"))
+    """Matrices decay; biases, norms, position tables, modality embeddings and the temperature do not."""
+    return parameter.ndim > 1 and name.rsplit(".", 1)[-1] == "weight"

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import torch
+
 from avff import distributed
 from avff.batch import AVBatch
 from avff.config import Config
@@ -54,6 +56,7 @@ class RunData:
             prefetch_steps=data.prefetch_steps,
             start_step=start_step,
             num_steps=self.config.optim.num_steps,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def validation_batches(self) -> Iterable[AVBatch]:
@@ -65,6 +68,7 @@ class RunData:
             world_size=distributed.world_size(),
             micro_batch_size=self.config.engine.micro_batch_size,
             num_workers=self.config.data.num_workers,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def panel_batch(self, num_clips: int) -> AVBatch:

@@ -8,6 +8,8 @@ from typing import Any
 from avff.config import Config, flatten, load_config, save_config
 from avff.errors import ConfigError
 
+EXIT = "exit.json"
+
 MAY_CHANGE = (
     # Where and on what the run executes; none of it changes what is computed.
     "runs_dir",
@@ -43,6 +45,7 @@ def open_run(config: Config) -> None:
             )
     config.run_dir.mkdir(parents=True, exist_ok=True)
     save_config(config, path)
+    (config.run_dir / EXIT).unlink(missing_ok=True)  # of the process before: this one has not ended yet
 
 
 def _forbidden_changes(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
@@ -56,7 +59,7 @@ def _may_change(key: str) -> bool:
 
 def write_exit(run_dir: Path, *, reason: str, code: int, step: int) -> None:
     """Writes exit.json, which launchers read: torchrun hides the code of its ranks."""
-    write_durably(run_dir / "exit.json", json.dumps({"reason": reason, "code": code, "step": step}) + "\n")
+    write_durably(run_dir / EXIT, json.dumps({"reason": reason, "code": code, "step": step}) + "\n")
 
 
 def write_durably(path: Path, text: str) -> None:

@@ -4,8 +4,6 @@ import logging
 import signal
 from types import FrameType
 
-from avff import distributed
-
 logger = logging.getLogger(__name__)
 
 PREEMPTED_EXIT_CODE = 75
@@ -40,7 +38,4 @@ class StopFlag:
         if number == signal.SIGINT and self.signal_name == "SIGINT":
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name
-        if distributed.is_main():
-            logger.warning(
-                "%s: saving after this step, then stopping; interrupt again to stop at once", self.signal_name
-            )
+        logger.warning("%s: saving after this step, then stopping; interrupt again to stop at once", self.signal_name)

@@ -21,8 +21,9 @@ from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater
 from avff.engine.validation import Validator
-from avff.errors import AvffError, CheckpointError
+from avff.errors import AvffError, CheckpointError, TrainingError
 from avff.models.flops import training_gflops
+from avff.models.transformer import Block
 from avff.models.weights import load_initial_weights, make_sidecar, parent_of
 from avff.objectives import build_objective
 from avff.preprocess import Preprocess
@@ -42,35 +43,43 @@ def train(config: Config) -> int:
         TrainingError: training had to stop; the run folder's exit.json says why, too.
     """
     device = process.start(config.engine, seed=config.seed)
-    config.accumulation_steps(distributed.world_size())  # refuses a batch that does not divide, before anything is made
-    agreement.on_main(lambda: run_state.open_run(config))
-    if config.optim.num_steps in agreement.on_main(lambda: run_folder.committed_steps(config.run_dir)):
-        if distributed.is_main():
-            logger.info("%s: finished, %d steps are done", config.run_dir, config.optim.num_steps)
-        code = 0
-    else:
-        code = _train_or_explain(config, device)
+    code = run_stage(config, device)
     process.stop()
     return code
 
 
-def _train_or_explain(config: Config, device: torch.device) -> int:
-    """Trains and leaves exit.json behind, whatever happens."""
+def run_stage(config: Config, device: torch.device) -> int:
+    """`train` inside a started process group; leaves exit.json behind, whatever happens."""
+    config.accumulation_steps(distributed.world_size())  # refuses a batch that does not divide, before anything is made
+    agreement.on_main(lambda: run_state.open_run(config))
+    if config.optim.num_steps in agreement.on_main(lambda: run_folder.committed_steps(config.run_dir)):
+        logger.info("%s: finished, %d steps are done", config.run_dir, config.optim.num_steps)
+        return 0
     loop: Loop | None = None
     try:
         with StopFlag() as stop:
             loop = _prepare(config, device)
             finished = loop.run(stop)
-    except (AvffError, OSError, RuntimeError, KeyboardInterrupt) as error:
-        if distributed.is_main():
-            reason = f"{type(error).__name__}: {error}"
-            run_state.write_exit(config.run_dir, reason=reason, code=3, step=loop.step if loop else 0)
+    except BaseException as error:
+        _write_exit(config, f"{type(error).__name__}: {error}", _exit_code(error), loop.step if loop else 0)
         raise
     code = 0 if finished else PREEMPTED_EXIT_CODE
-    if distributed.is_main():
-        reason = "finished" if finished else f"stopped by {stop.signal_name or 'a signal on another rank'}"
-        run_state.write_exit(config.run_dir, reason=reason, code=code, step=loop.step)
+    reason = "finished" if finished else f"stopped by {stop.signal_name or 'a signal on another rank'}"
+    _write_exit(config, reason, code, loop.step)
+    logger.info("%s: %s at step %d", config.run_dir, reason, loop.step)
     return code
+
+
+def _write_exit(config: Config, reason: str, code: int, step: int) -> None:
+    if distributed.is_main():
+        run_state.write_exit(config.run_dir, reason=reason, code=code, step=step)
+
+
+def _exit_code(error: BaseException) -> int:
+    """The code that the process will end with; avff.cli turns errors into the same ones."""
+    if isinstance(error, AvffError):
+        return 3 if isinstance(error, TrainingError) else 2
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _prepare(config: Config, device: torch.device) -> Loop:
@@ -79,6 +88,8 @@ def _prepare(config: Config, device: torch.device) -> Loop:
     start = Path(config.engine.init_weights) if config.engine.init_weights else None
     # Names that the file leaves to their random start learn at a rate of their own.
     new_names = load_initial_weights(objective.model, start, config) if start else ()
+    if config.engine.compile:
+        _compile_blocks(objective.model)
     stage = config.engine.zero_stage
     rate = config.optim.learning_rate
     model = Trainable("model", objective.model, config, zero_stage=stage, learning_rate=rate, new_names=new_names)
@@ -91,10 +102,8 @@ def _prepare(config: Config, device: torch.device) -> Loop:
     state = checkpoint.load_newest(config.run_dir, updater.trainables) or {}
     step = state.get("step", 0)
     _check_plan(config, data, state)
-    if distributed.is_main():
-        logger.info(
-            "%s: %s at step %d of %d", config.run_dir, "continues" if state else "starts", step, config.optim.num_steps
-        )
+    verb = "continues" if state else "starts"
+    logger.info("%s: %s at step %d of %d", config.run_dir, verb, step, config.optim.num_steps)
     return Loop(
         config,
         updater,
@@ -111,6 +120,13 @@ def _prepare(config: Config, device: torch.device) -> Loop:
         {name: list(sums) for name, sums in state.get("window", {}).items()},
         step,
     )
+
+
+def _compile_blocks(model: torch.nn.Module) -> None:
+    """Compiles each transformer block for itself: equal shapes share one kernel, and ZeRO's hooks stay outside."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile()
 
 
 def _check_plan(config: Config, data: RunData, state: dict[str, Any]) -> None:

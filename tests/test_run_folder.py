@@ -1,0 +1,137 @@
+"""Finding checkpoints: which are whole, which is best, and what a wrong reference is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from avff import run_folder
+from avff.config import save_config, to_dict
+from avff.errors import CheckpointError
+from avff.run_folder import best_step, committed_steps, find_problems, resolve_checkpoint, sha256_of
+
+
+def add_checkpoint(run_dir: Path, step: int, value: float | None, *, higher_is_better: bool = True) -> Path:
+    directory = run_folder.checkpoint_dir(run_dir, step)
+    (directory / "model").mkdir(parents=True)
+    validation = None if value is None else {"metric": "auc", "value": value, "higher_is_better": higher_is_better}
+    (directory / "state.json").write_text(json.dumps({"step": step, "validation": validation}))
+    for name in ("weights.safetensors", "ema.safetensors", "model/rank-00000.safetensors"):
+        (directory / name).write_bytes(f"{name} of {step}".encode())
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    listing = {
+        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        for path in files
+    }
+    (directory / "files.json").write_text(json.dumps(listing))
+    (directory / "COMMIT").write_text(sha256_of(directory / "files.json"))
+    return directory
+
+
+@pytest.fixture
+def run_dir(tiny_config) -> Path:
+    config = tiny_config()
+    config.run_dir.mkdir(parents=True)
+    save_config(config, config.run_dir / "config.yaml")
+    return config.run_dir
+
+
+def test_best_is_by_validation_in_the_metrics_own_direction(run_dir):
+    for step, value in ((2, 0.7), (10, 0.9), (4, 0.8)):
+        add_checkpoint(run_dir, step, value)
+    add_checkpoint(run_dir, 12, None)
+    assert committed_steps(run_dir) == [2, 4, 10, 12]
+    assert best_step(run_dir) == 10
+    for step in (2, 4, 10):
+        state = run_folder.checkpoint_dir(run_dir, step) / "state.json"
+        state.write_text(state.read_text().replace("true", "false"))
+    assert best_step(run_dir) == 2
+
+
+def test_references(run_dir):
+    for step, value in ((2, 0.9), (10, 0.7)):
+        add_checkpoint(run_dir, step, value)
+    found = {
+        text: resolve_checkpoint(f"{run_dir}{text}") for text in ("", ":best", ":last", ":step-2", ":raw", ":last:raw")
+    }
+    assert {text: (ref.step, ref.weights_path.name) for text, ref in found.items()} == {
+        "": (2, "ema.safetensors"),
+        ":best": (2, "ema.safetensors"),
+        ":last": (10, "ema.safetensors"),
+        ":step-2": (2, "ema.safetensors"),
+        ":raw": (2, "weights.safetensors"),
+        ":last:raw": (10, "weights.safetensors"),
+    }
+    assert found[""].config.name == "tiny"
+    assert found[""].state["validation"]["value"] == 0.9
+
+
+def test_without_validation_best_is_the_newest_and_without_average_raw(run_dir):
+    add_checkpoint(run_dir, 2, None)
+    (add_checkpoint(run_dir, 4, None) / "ema.safetensors").unlink()
+    found = resolve_checkpoint(str(run_dir))
+    assert (found.step, found.weights_path.name) == (4, "weights.safetensors")
+
+
+def test_an_uncommitted_checkpoint_does_not_exist(run_dir):
+    add_checkpoint(run_dir, 2, None)
+    (add_checkpoint(run_dir, 4, 0.9) / "COMMIT").unlink()
+    assert committed_steps(run_dir) == [2]
+    with pytest.raises(CheckpointError, match="no checkpoint 'step-4'; use best, last or one of step-2"):
+        resolve_checkpoint(f"{run_dir}:step-4")
+
+
+def test_wrong_references_are_told_what_is_there(run_dir, tmp_path):
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        resolve_checkpoint(str(run_dir))
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        resolve_checkpoint(str(tmp_path / "nothing"))
+    with pytest.raises(CheckpointError, match="no such file"):
+        resolve_checkpoint(str(tmp_path / "nothing.safetensors"))
+
+
+def test_a_bare_weight_file_is_resolved_by_its_sidecar(tiny_config, tmp_path):
+    weights = tmp_path / "init.safetensors"
+    weights.write_bytes(b"")
+    sidecar: dict[str, Any] = {"config": to_dict(tiny_config())}
+    weights.with_suffix(".json").write_text(json.dumps(sidecar))
+    found = resolve_checkpoint(str(weights))
+    assert (found.step, found.weights_path, found.config) == (-1, weights, tiny_config())
+    weights.with_suffix(".json").write_text("{}")
+    with pytest.raises(CheckpointError, match="no `config` in it"):
+        resolve_checkpoint(str(weights))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "32 bytes, 33 were written"),
+        (lambda path: path.write_bytes(b"W" + path.read_bytes()[1:]), "sha256 differs"),
+        (lambda path: path.unlink(), "missing"),
+    ],
+)
+def test_damage_is_found_and_named(run_dir, damage, message):
+    directory = add_checkpoint(run_dir, 2, None)
+    assert find_problems(directory) == []
+    damage(directory / "model" / "rank-00000.safetensors")
+    problems = find_problems(directory)
+    assert len(problems) == 1
+    assert "rank-00000" in problems[0]
+    assert message in problems[0]
+
+
+def test_a_listing_that_was_changed_afterwards_is_found(run_dir):
+    directory = add_checkpoint(run_dir, 2, None)
+    listing = directory / "files.json"
+    listing.write_text(listing.read_text() + " ")
+    assert "does not match COMMIT" in find_problems(directory)[0]
+
+
+def test_ranks_read_every_file_between_them(run_dir):
+    directory = add_checkpoint(run_dir, 2, None)
+    for path in directory.rglob("*.safetensors"):
+        path.write_bytes(path.read_bytes().upper())
+    found = [find_problems(directory, rank=rank, world_size=3) for rank in range(3)]
+    assert sum(map(len, found)) == 3
+    assert sorted(problem for share in found for problem in share) == sorted(find_problems(directory))
