@@ -1,0 +1,275 @@
+"""The command line: words -> Config -> one function call. Rooms are imported by the command that needs them."""
+
+import argparse
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from avff import __version__
+from avff.config import load_config
+from avff.errors import AvffError, ConfigError, MediaError, TrainingError
+
+OVERRIDES_HELP = "config overrides, such as optim.learning_rate=1e-4 (lists and text as in YAML)"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the process exit code: 0 done, 2 a mistake of the caller, 3 training stopped."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        return options.run(options) or 0
+    except TrainingError as error:
+        print(f"avff {options.command}: {error}", file=sys.stderr)
+        return 3
+    except AvffError as error:
+        print(f"avff {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="avff",
+        description="Audio-visual forgery detection: pretrain on real video, finetune to find fakes, evaluate, predict.",
+        epilog="Shards are built by tools/make_shards.py, weights are carried between stages by tools/adapt_weights.py. "
+        "Start with: avff demo",
+    )
+    parser.add_argument("--version", action="version", version=f"avff {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (_add_demo, _add_describe, _add_train, _add_evaluate, _add_predict):
+        add(commands)
+    return parser
+
+
+def _add(commands, name: str, run, help: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+# ------------------------------------------------------------------------------------------- train, describe
+
+
+def _add_train(commands) -> None:
+    parser = _add(
+        commands,
+        "train",
+        _train,
+        "train one stage; continues an existing run folder",
+        "Trains the stage that CONFIG describes into runs/<name>. A folder that holds a run is continued at its newest\n"
+        "good checkpoint; resources and logging may have changed, anything else is refused.",
+        "examples:\n"
+        "  avff train configs/demo/stage1.yaml                        one process\n"
+        "  torchrun --nproc-per-node 8 -m avff train configs/stage1_kinetics.yaml\n"
+        "  avff train configs/stage1_kinetics.yaml optim.learning_rate=1e-4 name=lr_1e-4\n",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
+
+
+def _train(options: argparse.Namespace) -> int | None:
+    config = load_config(options.config, options.overrides)
+    from avff.engine.train import train
+
+    return train(config)
+
+
+def _add_describe(commands) -> None:
+    parser = _add(
+        commands,
+        "describe",
+        _describe,
+        "print parameters, tokens and FLOPs of a config",
+        "Builds the model of CONFIG without memory (meta device) and prints what one clip costs.",
+        "example:\n  avff describe configs/stage1_kinetics.yaml model.size=large\n",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file, see configs/")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
+
+
+def _describe(options: argparse.Namespace) -> None:
+    config = load_config(options.config, options.overrides)
+    from avff.models.flops import describe
+
+    print(describe(config))
+
+
+# ------------------------------------------------------------------------------------------- evaluate
+
+
+def _add_evaluate(commands) -> None:
+    parser = _add(
+        commands,
+        "evaluate",
+        _evaluate,
+        "score a split of shards: rows, summary with intervals, HTML page",
+        "Scores every clip of a split once and writes rows.jsonl, rows.csv, summary.json and page.html. A clip without\n"
+        "a face or sound is undecided and counted. With --baselines, what is solvable without looking is scored beside it.",
+        "examples:\n"
+        "  avff evaluate --checkpoint runs/stage3 --shards shards/test\n"
+        "  avff evaluate configs/stage3_finetune.yaml --checkpoint runs/stage3:last:raw --shards shards/a shards/b\n"
+        "  avff evaluate --checkpoint runs/b --shards shards/test --compare runs/a/evaluation/test/rows.jsonl\n",
+    )
+    parser.add_argument(
+        "config", type=Path, nargs="?", metavar="CONFIG", help="refuse a checkpoint that does not fit it"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
+    _add_checkpoint(parser)
+    parser.add_argument("--shards", type=Path, nargs="+", required=True, metavar="DIR", help="shard directories")
+    parser.add_argument("--split", default="test", help="train, val or test (default: test)")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: RUN/evaluation/SPLIT)")
+    parser.add_argument(
+        "--compare", type=Path, nargs="+", default=[], metavar="ROWS", help="rows.jsonl of others to overlay"
+    )
+    parser.add_argument(
+        "--baselines",
+        action="store_true",
+        help="also score what needs no pixels (metadata) and an untrained network; the shards have to hold `train` too",
+    )
+    parser.add_argument("--num-workers", type=int, default=2, help="decoding processes (default: 2)")
+    parser.add_argument(
+        "--allow-other-build", action="store_true", help="accept shards built otherwise than for training"
+    )
+    parser.add_argument("--allow-missing", action="store_true", help="give metrics although clips could not be read")
+
+
+def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="RUN[:WHICH]",
+        help="run folder, meaning its best checkpoint by validation with averaged (EMA) weights; add :last or :step-N, "
+        "and :raw for unaveraged weights; or a .safetensors file",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--batch-size", type=int, default=8, help="windows per forward pass (default: 8)")
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    if options.config and "=" in str(options.config):
+        raise ConfigError(f"{options.config}: overrides follow a CONFIG; name the config file first")
+    config = load_config(options.config, options.overrides) if options.config else None
+    from avff.evaluation.text import describe_summary
+    from avff.inference.baselines import evaluate_baselines
+    from avff.inference.evaluate import evaluate
+    from avff.run_folder import resolve_checkpoint
+
+    checkpoint = resolve_checkpoint(options.checkpoint)
+    output = options.output or checkpoint.run_dir / "evaluation" / options.split
+    shared = {"device": options.device, "batch_size": options.batch_size, "num_workers": options.num_workers}
+    compare = list(options.compare)
+    if options.baselines:
+        baselines = evaluate_baselines(checkpoint.config, options.shards, output, test_split=options.split, **shared)
+        compare += baselines.row_paths
+    result = evaluate(
+        options.checkpoint,
+        options.shards,
+        output,
+        config=config,
+        split=options.split,
+        compare=compare,
+        allow_other_build=options.allow_other_build,
+        allow_missing=options.allow_missing,
+        **shared,
+    )
+    print(describe_summary(result.summary))
+    print(f"page: {result.page}")
+
+
+# ------------------------------------------------------------------------------------------- predict
+
+
+def _add_predict(commands) -> None:
+    parser = _add(
+        commands,
+        "predict",
+        _predict,
+        "judge one media file, or every file of a folder",
+        "One file: verdict, score and a timeline per window and face, printed, and written as JSON and PNG.\n"
+        "A folder: one CSV row per file; an interrupted call continues. What cannot be judged is undecided, with the reason.",
+        "examples:\n"
+        "  avff predict clip.mp4 --checkpoint runs/stage3\n"
+        "  avff predict videos/ --checkpoint runs/stage3 --output scores.csv --format open-avff\n",
+    )
+    parser.add_argument("path", type=Path, metavar="PATH", help="media file, or a folder of them")
+    _add_checkpoint(parser)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="one file: stem of the .json and .png (default: PATH with .avff appended); a folder: the CSV "
+        "(default: predictions.csv in the current folder)",
+    )
+    parser.add_argument(
+        "--format",
+        choices=("avff", "open-avff"),
+        default="avff",
+        help="columns of a folder's CSV; open-avff writes video_name,y_pred (default: avff)",
+    )
+
+
+def _predict(options: argparse.Namespace) -> None:
+    if not options.path.exists():
+        raise MediaError(f"{options.path}: no such file or folder", reason="MISSING")
+    from avff.inference.detector import load_detector
+
+    detector = load_detector(options.checkpoint, device=options.device)
+    if options.path.is_dir():
+        _predict_folder(options, detector)
+    else:
+        _predict_one(options, detector)
+
+
+def _predict_one(options: argparse.Namespace, detector) -> None:
+    from avff.inference.predict import predict_file
+    from avff.inference.report import as_json, as_text
+    from avff.inference.timeline import draw_timeline
+
+    prediction = predict_file(options.path, detector, batch_size=options.batch_size)
+    stem = options.output or options.path.with_name(options.path.name + ".avff")
+    json_path, png_path = Path(f"{stem}.json"), Path(f"{stem}.png")
+    json_path.parent.mkdir(parents=True, exist_ok=True)
+    json_path.write_text(json.dumps(as_json(prediction), indent=1, allow_nan=False) + "\n")
+    png_path.write_bytes(draw_timeline(prediction))
+    print(as_text(prediction))
+    print(f"written: {json_path} and {png_path}")
+
+
+def _predict_folder(options: argparse.Namespace, detector) -> None:
+    from avff.inference.predict_many import predict_folder
+
+    output = options.output or Path("predictions.csv")
+    rows = predict_folder(options.path, detector, output, format=options.format, batch_size=options.batch_size)
+    verdicts = Counter(row["verdict"] for row in rows)
+    counts = ", ".join(f"{count} {verdict.lower()}" for verdict, count in sorted(verdicts.items()))
+    print(f"{len(rows)} files: {counts}; written {output}")
+
+
+# ------------------------------------------------------------------------------------------- demo
+
+
+def _add_demo(commands) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        _demo,
+        "the whole system on two CPU cores: generate, build, train three stages, evaluate, predict",
+        "Generates talking heads and general video, builds shards, trains stages 1 to 3 with two DeepSpeed processes,\n"
+        "evaluates on people never seen in training and predicts a real and a forged clip. Prints every command that it\n"
+        "runs. Finished phases are kept: run it again after an interruption.",
+    )
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
+    parser.add_argument("--fresh", action="store_true", help="delete what an earlier demo left there, and start over")
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from avff.demo import run_demo
+
+    print(run_demo(options.output, fresh=options.fresh))
