@@ -67,13 +67,10 @@ def build_shards(
         progress: draw a progress bar on stderr.
 
     Raises:
-        ConfigError: another build lies in `output`, or another process is building there.
+        ConfigError: another build lies in `output`, another process is building there, or an argument is impossible.
         MediaError: no source gave a sample, or a worker died.
     """
-    if unknown := reject.difference(REJECTABLE):
-        raise ConfigError(f"reject {', '.join(sorted(unknown))}: choose among {', '.join(REJECTABLE)}")
-    if config.mode == "boxes" and boxes is None:
-        raise ConfigError("mode boxes needs a box file: add --boxes FILE.csv")
+    _check_arguments(sources, config, reject, boxes)
     ordered = sorted(sources, key=lambda source: (derive_seed("shard order", source.name), source.name))
     request = request_of(ordered, config, shard_bytes, reject, _digest(boxes))
     finished = load_journal(output, request)
@@ -93,6 +90,25 @@ def build_shards(
             build.run(num_workers, progress)
             _finish(output, build.shards, config, {**(arguments or {}), **request})
     return summarize(open_directory(output), already_complete=complete)
+
+
+def _check_arguments(
+    sources: Sequence[Source], config: BuildConfig, reject: frozenset[str], boxes: Mapping[str, BoxTracks] | None
+) -> None:
+    if unknown := reject.difference(REJECTABLE):
+        raise ConfigError(f"reject {', '.join(sorted(unknown))}: choose among {', '.join(REJECTABLE)}")
+    if config.mode != "boxes":
+        return
+    if boxes is None:
+        raise ConfigError("mode boxes needs a box file: add --boxes FILE.csv")
+    without = [source.name for source in sources if source.name not in boxes]
+    if len(without) == len(sources):
+        raise ConfigError(
+            f"none of the {len(boxes)} names in the box file, such as {min(boxes, default='')!r}, is a source, such as "
+            f"{without[0]!r}; write the path below the input folder"
+        )
+    if without:
+        logger.warning("%d of %d sources have no boxes, such as %s", len(without), len(sources), without[0])
 
 
 class _Build:
@@ -164,7 +180,8 @@ def _run_in(num_workers: int) -> Iterator[Callable[[list[Task]], Iterator[Part]]
         return
     # spawn: a forked copy of a process that has used torch's threads can hang.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker)
+    level = logging.getLogger().getEffectiveLevel()
+    executor = ProcessPoolExecutor(num_workers, mp_context=context, initializer=start_worker, initargs=(level,))
     try:
         yield lambda tasks: executor.map(build_part, tasks)
     except BrokenProcessPool as error:

@@ -1,6 +1,7 @@
 """One source's samples on the disk, until they are laid into a shard: the unit that a rerun does not redo."""
 
 import json
+import logging
 import multiprocessing
 import os
 import threading
@@ -91,8 +92,9 @@ def remove_part(directory: Path, number: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def start_worker() -> None:
-    """Makes a pool's worker end with its parent, which may be killed without a chance to say so."""
+def start_worker(log_level: int) -> None:
+    """Makes a pool's worker log as its parent does, and end with it: a parent that is killed cannot say so."""
+    logging.basicConfig(level=log_level, format="%(message)s")
 
     def watch() -> None:
         parent = multiprocessing.parent_process()

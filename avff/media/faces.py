@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any
@@ -17,14 +16,12 @@ from avff.media.identities import IdentityBook
 from avff.media.reader import MediaInfo, ShownFrame, upright_rgb
 from avff.media.tracks import Detection, lay_on_frames, link_detections
 
-logger = logging.getLogger(__name__)
-
 _BATCH = 8
 _SMALLEST_DETECTOR_FACE = 20
 """Below this many pixels of its copy MTCNN is slow and finds little."""
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=8)
 def _detector(min_face_pixels: int) -> Any:
     try:
         from facenet_pytorch import MTCNN

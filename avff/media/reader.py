@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import av
 import numpy as np
@@ -63,7 +63,7 @@ def probe(path: Path) -> MediaInfo:
         MediaError: the file cannot be opened or decoded (UNDECODABLE), or holds no video stream (NO_VIDEO).
     """
     with open_media(path) as container:
-        stream = choose_stream(container, "video", path)
+        stream = choose_stream(container, "video", path, log=True)
         if stream is None:
             raise MediaError(f"{path}: holds no video stream", reason="NO_VIDEO")
         picture = next(container.decode(stream), None)
@@ -73,7 +73,7 @@ def probe(path: Path) -> MediaInfo:
         fps_source = float(stream.average_rate or stream.guessed_rate or 0)
         video_start = _start_seconds(picture)
     with open_media(path) as container:
-        sound_stream = choose_stream(container, "audio", path)
+        sound_stream = choose_stream(container, "audio", path, log=True)
         sound = None if sound_stream is None else next(container.decode(sound_stream), None)
         audio_start = None if sound is None else _start_seconds(sound)
     return MediaInfo(width, height, fps_source, video_start, audio_start)
@@ -135,17 +135,18 @@ def open_media(path: Path) -> Iterator[Any]:
         raise MediaError(f"{path}: cannot be decoded: {error.strerror}{place}") from error
 
 
-def choose_stream(container: Any, kind: str, path: Path) -> Any:
-    """Returns FFmpeg's best stream of a kind, or None; a choice among several is logged.
+def choose_stream(container: Any, kind: Literal["video", "audio"], path: Path, *, log: bool = False) -> Any:
+    """Returns FFmpeg's best stream of a kind, or None; the cover picture of a sound file is not video.
 
-    A cover picture of a sound file is not video.
+    Args:
+        log: say so if there were several to choose from.
     """
-    streams = [s for s in container.streams.get({kind: tuple(range(len(getattr(container.streams, kind))))})]
-    streams = [s for s in streams if not s.disposition & av.stream.Disposition.attached_pic]
+    every = container.streams.video if kind == "video" else container.streams.audio
+    streams = [stream for stream in every if not stream.disposition & av.stream.Disposition.attached_pic]
     best = container.streams.best(kind)
     if best is None or best not in streams:
         return None
-    if len(streams) > 1:
+    if log and len(streams) > 1:
         logger.info("%s: %d %s streams, taking FFmpeg's best, number %d", path, len(streams), kind, best.index)
     best.codec_context.thread_count = 1  # parallelism is over files; results do not depend on the machine
     return best

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from avff.building.build import build_shards
+from avff.building.build import _run_in, build_shards
 from avff.building.samples import shift_segments
 from avff.building.sources import read_sources
 from avff.config import BuildConfig
@@ -158,6 +158,27 @@ def test_nothing_decodable_leaves_nothing_behind(tmp_path):
     with pytest.raises(MediaError, match=r"none of 1 sources gave a sample: x\.mp4: UNDECODABLE"):
         build(tmp_path / "in", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_box_file_of_other_videos_is_refused(media_folder, tmp_path):
+    config = BuildConfig(mode="boxes")
+    with pytest.raises(
+        ConfigError, match=r"none of the 1 names in the box file, such as 'x\.mp4', is a source, such as"
+    ):
+        build_shards(read_sources(media_folder), tmp_path / "out", config, boxes={"x.mp4": {}})
+
+
+@pytest.mark.slow
+def test_dead_worker_stops_the_build_and_names_the_way_on():
+    with pytest.raises(MediaError, match=r"a worker process died.*run the same command again"), _run_in(1) as run_all:
+        list(run_all([_Bomb()]))
+
+
+class _Bomb:
+    """Ends the process that unpickles it, as a crash inside a decoder would."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
 
 
 def test_fake_stretches_move_with_their_segment():
