@@ -92,7 +92,7 @@ def _verdict(prediction: Prediction) -> str:
     return (
         f"{prediction.path}: {prediction.verdict}  fake probability {probability(logits.overall):.3f} "
         f"(threshold {prediction.threshold:.3f}, {source})\n"
-        f"  picture {probability(logits.video):.3f}  sound {probability(logits.audio):.3f}"
+        f"  video head {probability(logits.video):.3f}  audio head {probability(logits.audio):.3f}"
     )
 
 
@@ -121,7 +121,7 @@ def _tracks(prediction: Prediction) -> list[str]:
 def _timeline(prediction: Prediction) -> list[str]:
     if prediction.score is None:
         return []
-    lines = ["", "  window             track   overall  picture  sound"]
+    lines = ["", "  window                track   overall  video  audio"]
     for segment in prediction.segments:
         for window in segment.windows:
             start = segment.start_seconds + window.start_seconds
@@ -129,6 +129,6 @@ def _timeline(prediction: Prediction) -> list[str]:
             bar = "#" * round(overall * _BAR_WIDTH)
             lines.append(
                 f"  {start:7.2f}-{start + prediction.window_seconds:7.2f} s  {name_track(window.track):6}  "
-                f"{overall:7.3f}  {video:7.3f}  {audio:5.3f}  |{bar:<{_BAR_WIDTH}}|"
+                f"{overall:7.3f}  {video:5.3f}  {audio:5.3f}  |{bar:<{_BAR_WIDTH}}|"
             )
     return lines

@@ -122,9 +122,7 @@ def _draw_frames(axes: Axes, prediction: Prediction, stop_seconds: float) -> Non
     axes.imshow(np.hstack(pictures), aspect="equal")
     axes.axis("off")
     for i, seconds in enumerate(times[: len(pictures)]):
-        axes.text(
-            i * width + 4, FRAME_HEIGHT - 6, f"{seconds:.1f} s", color="white", fontsize=7, backgroundcolor="#00000088"
-        )
+        axes.text(i * width + 5, FRAME_HEIGHT - 8, f"{seconds:.1f} s", fontsize=7, bbox=LABEL_BOX)
         for track, box in _boxes_at(prediction.segments, seconds):
             x0, y0, x1, y1 = (value * scale for value in box)
             colour = _track_colour(track.id)

@@ -1,6 +1,7 @@
 """Bootstrap over groups: grouping, coverage, pairing, and refusing to invent an interval."""
 
 import numpy as np
+import pytest
 
 from avff.evaluation.bootstrap import clip_weights, difference_interval, draw_units, interval, make_groups
 from avff.evaluation.metrics import weighted_roc_auc
@@ -49,6 +50,7 @@ def test_weights_draw_whole_groups():
     assert not np.array_equal(drawn, draw_units(groups, 4, 200))
 
 
+@pytest.mark.slow
 def test_interval_covers_the_truth_about_95_times_in_100():
     truth = 0.6915  # Phi(1 / sqrt(4))
     hits = 0

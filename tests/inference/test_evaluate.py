@@ -41,6 +41,7 @@ def test_rows_summary_and_page_agree(shard_directory, run_evaluation):
     assert not re.search(r"<script|https?://(?!www\.w3\.org|purl\.org|creativecommons\.org)", page), "needs no network"
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_batch_size_or_workers(shard_directory, make_run, tmp_path):
     run = str(make_run())
     found = [

@@ -106,6 +106,7 @@ def test_what_cannot_be_judged_is_undecided(write_video, frame_detector, tmp_pat
     assert Image.open(io.BytesIO(draw_timeline(prediction))).size[0] > 1000
 
 
+@pytest.mark.slow
 def test_no_face_is_undecided(write_video, make_run, tmp_path):
     detector = load_detector(str(make_run(build=BuildConfig(min_seconds=1.6))), device="cpu")
     prediction = predict_file(write_video(tmp_path / "x.mp4", seconds=2), detector)
