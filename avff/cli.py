@@ -263,13 +263,14 @@ def _add_demo(commands) -> None:
         "the whole system on two CPU cores: generate, build, train three stages, evaluate, predict",
         "Generates talking heads and general video, builds shards, trains stages 1 to 3 with two DeepSpeed processes,\n"
         "evaluates on people never seen in training and predicts a real and a forged clip. Prints every command that it\n"
-        "runs. Finished phases are kept: run it again after an interruption.",
+        "runs. Everything lies in runs/demo; finished phases are kept: run it again after an interruption.",
     )
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder (default: runs/demo)")
-    parser.add_argument("--fresh", action="store_true", help="delete what an earlier demo left there, and start over")
+    parser.add_argument(
+        "--fresh", action="store_true", help="delete what an earlier demo left in runs/demo, and start over"
+    )
 
 
 def _demo(options: argparse.Namespace) -> None:
     from avff.demo import run_demo
 
-    print(run_demo(options.output, fresh=options.fresh))
+    print(run_demo(fresh=options.fresh))

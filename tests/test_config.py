@@ -97,7 +97,8 @@ def test_bad_overrides_are_refused(tmp_path, override):
     [
         ({"clip": {"num_frames": 12}}, "multiple of num_slices x tubelet_frames = 16"),
         ({"clip": {"hop_samples": 51}}, "does not divide the clip's 51200 samples"),
-        ({"clip": {"hop_samples": 800}}, "the clip has 64 spectrogram frames"),
+        ({"clip": {"hop_samples": 800, "window_samples": 800}}, "the clip has 64 spectrogram frames"),
+        ({"clip": {"hop_samples": 500}}, "sound between two windows would be lost"),
         ({"clip": {"frames_per_second": 7.0}}, "not a whole number"),
         ({"clip": {"image_size": 100}}, "does not divide clip.image_size 100"),
         ({"pretrain": {"contrastive_group_size": 48}}, "does not divide engine.global_batch_size 64"),
