@@ -21,7 +21,7 @@ ROOMS = {
     "media": NOUNS - {"batch"},
     "data": NOUNS,
     "building": NOUNS | {"media", "data"},
-    "preprocess": {"config", "batch", "seeding"},
+    "preprocess": {"errors", "config", "batch", "seeding"},
     "models": NOUNS - {"batch", "schema"},
     "objectives": NOUNS | {"distributed", "models"},
     "evaluation": NOUNS | {"distributed"},
