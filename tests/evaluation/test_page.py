@@ -21,9 +21,10 @@ def result(make_rows, make_row):
     return make
 
 
-def test_numbers_come_with_interval_and_counts(result):
+def test_numbers_come_with_interval_and_counts(result, tmp_path):
     one = result()
-    page = render_page([one], title="A & B")
+    write_page(tmp_path / "page.html", [one], title="A & B")
+    page = (tmp_path / "page.html").read_text()
     auc = one.summary["overall"]["auc"]
     assert f"{auc['value']:.3f}" in page and f"[{auc['low']:.3f}, {auc['high']:.3f}]" in page
     assert "scored 101 / 101 clips, 1 of them undecided; 25 real and 75 fake from 25 groups of people" in page
@@ -33,6 +34,8 @@ def test_numbers_come_with_interval_and_counts(result):
         assert f"category {category}" in page and f"[{interval['low']:.3f}, {interval['high']:.3f}]" in page
     assert "<h1>A &amp; B</h1>" in page and "no&lt;face&gt;" in page and "<face>" not in page
     assert "c0ffee" in page
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert not re.search(r"<script|<link|<img|@import|url\(http", page), "one file that needs no network"
 
 
 def test_worst_mistakes_are_sorted_by_confidence(result):
@@ -52,12 +55,14 @@ def test_hazards_notes_and_missing_clips_are_shown(result):
     assert "1 of 101 clips are undecided (1 of them fake)" in page
 
 
+@pytest.mark.slow
 def test_several_detectors_share_the_curves(result):
     page = render_page([result(), result("coin", skill=0.0)], title="x")
     assert page.count("<svg") == 4
     assert re.search(r"<td>avff</td>.*<td>coin</td>", page, re.S)
 
 
+@pytest.mark.slow
 def test_training_curves_only_where_there_are_any(result):
     records = [{"kind": "train", "step": i, "loss": 1.0 / (i + 1)} for i in range(5)]
     records += [{"kind": "validation", "step": 4, "validation/auc": 0.7, "validation/threshold": None}]
@@ -65,10 +70,3 @@ def test_training_curves_only_where_there_are_any(result):
     assert with_training.count("<svg") == 5 and "<h2>Training</h2>" in with_training
     assert "<h2>Training</h2>" not in render_page([result()], title="x")
     assert plots.training_plot([{"kind": "train", "step": 0, "seconds": 1.0}]) is None
-
-
-def test_the_page_is_one_file_without_network(result, tmp_path):
-    write_page(tmp_path / "page.html", [result()], title="x")
-    page = (tmp_path / "page.html").read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
-    assert not re.search(r"<script|<link|<img|@import|url\(http", page)

@@ -158,6 +158,7 @@ def test_people_that_were_trained_on_are_a_leak(make_sample, write_directory, ma
     assert "gone are not here" in hazards
 
 
+@pytest.mark.slow
 def test_another_detector_is_drawn_beside_with_a_paired_difference(shard_directory, run_evaluation, tmp_path):
     first = run_evaluation([shard_directory.path], "first")
     other = [replace(row, detector="coin", fake_logit=0.0, fake_probability=0.5) for row in first.rows]

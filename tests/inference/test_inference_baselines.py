@@ -43,6 +43,7 @@ def test_metadata_features_hold_no_label(make_sample):
     assert all(np.isfinite(value) for value in metadata_features(real).values())
 
 
+@pytest.mark.slow
 def test_leading_silence_betrays_the_fakes(split_directory, tiny_config, tmp_path):
     shards = split_directory(silent=True)
     found = evaluate_baselines(
