@@ -48,7 +48,7 @@ class Result(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.summary['detector']}"
+        return self.rows[0].label
 
 
 def write_page(path: Path, results: Sequence[Result], *, title: str, notes: Sequence[str] = ()) -> None:

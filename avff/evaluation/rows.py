@@ -73,6 +73,11 @@ class Row:
         return self.status == ["OK"]
 
     @property
+    def label(self) -> str:
+        """Names the scorer in tables and legends."""
+        return f"{self.detector} ({self.run})"
+
+    @property
     def identity(self) -> tuple[str, str, str, str]:
         """What may come only once in a table."""
         return self.run, self.detector, self.dataset, self.key

@@ -81,16 +81,16 @@ def evaluate(
     samples = select_split(directories, split)
     for directory, row in samples:
         check_rate(row.frames_per_second, detector.config.clip, f"{directory.path}: sample {row.key!r}")
-    others = [rows for path in compare if (rows := read_rows(path))]
+    others = _read_others(compare, detector)
     table = score_samples(detector, samples, batch_size=batch_size, num_workers=num_workers, progress=progress)
     _write_rows(output, table.rows)
     summary = summarize(table, allow_missing=allow_missing)
     summary["hazards"] += [*notes, *leak_notes(detector, table.rows)]
-    summary["differences"] = {rows[0].detector: auc_difference(table.rows, rows) for rows in others}
+    summary["differences"] = {name: auc_difference(table.rows, rows) for name, rows in others.items()}
     summary["provenance"] = describe_provenance(detector, directories)
     write_atomically(output / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     main = Result(summary, table.rows, summary["provenance"], read_training(detector))
-    beside = [Result(summarize(Table(rows=rows, expected=len(rows))), rows, {}) for rows in others]
+    beside = [Result(summarize(Table(rows=rows, expected=len(rows))), rows, {}) for rows in others.values()]
     write_page(output / PAGE, [main, *beside], title=f"{detector.run}: {split} split")
     return Evaluation(summary=summary, rows=table.rows, output=output)
 
@@ -178,6 +178,22 @@ def _verdict(score: ClipScore, threshold: float | None) -> dict[str, Any]:
         "audio_fake_logit": score.logits.audio,
         "num_windows": sum(track.num_windows for track in score.tracks),
     }
+
+
+def _read_others(paths: Sequence[Path], detector: Detector) -> dict[str, list[Row]]:
+    """Returns the tables to compare with, by label; two of one label could not be told apart in a figure."""
+    others: dict[str, list[Row]] = {}
+    own_label = f"{detector.name} ({detector.run})"
+    for path in paths:
+        rows = read_rows(path)
+        if not rows:
+            raise EvaluationError(f"{path}: holds no row to compare with")
+        if rows[0].label in {own_label, *others}:
+            raise EvaluationError(
+                f"{path}: is by {rows[0].label}, which is in the comparison already; compare runs of different names"
+            )
+        others[rows[0].label] = rows
+    return others
 
 
 def _write_rows(output: Path, rows: list[Row]) -> None:

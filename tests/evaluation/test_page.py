@@ -59,7 +59,7 @@ def test_hazards_notes_and_missing_clips_are_shown(result):
 def test_several_detectors_share_the_curves(result):
     page = render_page([result(), result("coin", skill=0.0)], title="x")
     assert page.count("<svg") == 4
-    assert re.search(r"<td>avff</td>.*<td>coin</td>", page, re.S)
+    assert re.search(r"<td>avff \(unit\)</td>.*<td>coin \(unit\)</td>", page, re.S)
 
 
 @pytest.mark.slow

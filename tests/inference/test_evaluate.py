@@ -165,5 +165,7 @@ def test_another_detector_is_drawn_beside_with_a_paired_difference(shard_directo
     write_jsonl(tmp_path / "coin.jsonl", other)
     result = run_evaluation([shard_directory.path], compare=[tmp_path / "coin.jsonl"])
     expected = first.summary["overall"]["auc"]["value"] - 0.5
-    assert result.summary["differences"]["coin"]["value"] == pytest.approx(expected)
-    assert "coin" in result.page.read_text()
+    assert result.summary["differences"]["coin (tiny)"]["value"] == pytest.approx(expected)
+    assert "coin (tiny)" in result.page.read_text()
+    with pytest.raises(EvaluationError, match=r"is by avff \(tiny\), which is in the comparison already"):
+        run_evaluation([shard_directory.path], compare=[first.output / "rows.jsonl"])
