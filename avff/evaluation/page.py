@@ -19,12 +19,12 @@ METRIC_NAMES = {
     "ece": "ECE",
 }
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1000px; margin: 2.5rem auto; padding: 0 1.2rem; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 1160px; margin: 2.5rem auto; padding: 0 1.2rem; }
 h1 { font-size: 1.6rem; margin-bottom: 0.2rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 0.6rem; }
 p.sub { color: #666; margin-top: 0; } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 0.3rem 0.8rem 0.3rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid #e6e6e6; font-size: 0.92em; }
-th { font-weight: 600; color: #555; white-space: nowrap; }
+th { font-weight: 600; color: #555; }
 .interval { color: #777; font-size: 0.85em; white-space: nowrap; } .none { color: #777; font-style: italic; }
 .note { border-left: 3px solid #d55e00; background: #fdf5ef; padding: 0.5rem 0.9rem; margin: 0.5rem 0; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(400px, 1fr)); gap: 1rem; }
@@ -170,7 +170,9 @@ def _mistakes(rows: Sequence[Row]) -> str:
         for row in wrong[:NUM_MISTAKES]
     ]
     header = ["key", "truth", "category", "methods", "fake probability", "track", "people"]
-    return f"<p class='sub'>{len(wrong)} clips are on the wrong side of the threshold.</p>" + _table(header, lines)
+    shown = "" if len(wrong) <= NUM_MISTAKES else f"; the {NUM_MISTAKES} most confident"
+    caption = f"<p class='sub'>{len(wrong)} clips are on the wrong side of the threshold{shown}.</p>"
+    return caption + _table(header, lines)
 
 
 def _undecided(summary: Mapping[str, Any]) -> str:

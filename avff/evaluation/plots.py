@@ -110,7 +110,7 @@ def reliability_plot(detectors: Detectors) -> str:
             axes.plot(x, y, color=colour, linewidth=0.9, label=f"{name}  ECE {error:.3f}")
             axes.scatter(x, y, s=sizes, color=colour)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14))
         return _svg(figure)
 
 

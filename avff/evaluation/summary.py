@@ -57,7 +57,7 @@ def measure(rows: Sequence[Row], *, seed: int = 0) -> dict[str, Any]:
     result["ece"] = estimate(metrics.weighted_calibration_error, probabilities_N, labels_N, groups, seed)
     result["threshold"] = threshold
     if threshold is None:
-        result["balanced_accuracy"] = undefined("the checkpoint holds no threshold chosen on validation")
+        result["balanced_accuracy"] = undefined("no threshold from validation")
     else:
         at_threshold = metrics.weighted_balanced_accuracy(threshold)
         result["balanced_accuracy"] = estimate(at_threshold, probabilities_N, labels_N, groups, seed)
