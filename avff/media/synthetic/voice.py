@@ -61,10 +61,10 @@ class Speech:
 # opening, spread, formants in Hz of: a e i o u
 _VOWELS = (
     (1.00, 0.1, (800.0, 1300.0, 2600.0)),
-    (0.75, 0.7, (560.0, 1900.0, 2650.0)),
-    (0.50, 1.0, (330.0, 2350.0, 3100.0)),
-    (0.80, -0.7, (560.0, 900.0, 2500.0)),
-    (0.50, -1.0, (340.0, 720.0, 2400.0)),
+    (0.80, 0.7, (560.0, 1900.0, 2650.0)),
+    (0.60, 1.0, (330.0, 2350.0, 3100.0)),
+    (0.85, -0.7, (560.0, 900.0, 2500.0)),
+    (0.60, -1.0, (340.0, 720.0, 2400.0)),
 )
 _REST_FORMANTS = np.array([500.0, 1500.0, 2500.0], np.float32)
 
@@ -77,8 +77,8 @@ def draw_voice(rng: np.random.Generator) -> Voice:
         formant_scale=rng.uniform(0.88, 1.18),
         breath=rng.uniform(0.03, 0.2),
         tilt_db_per_octave=rng.uniform(-9.0, -4.0),
-        syllables_per_second=rng.uniform(2.4, 3.6),
-        pause_probability=rng.uniform(0.2, 0.35),
+        syllables_per_second=rng.uniform(2.0, 2.9),
+        pause_probability=rng.uniform(0.25, 0.4),
         dispersion_seconds=rng.uniform(0.002, 0.006),
     )
 
@@ -93,7 +93,7 @@ def speak(rng: np.random.Generator, voice: Voice, duration_seconds: float) -> Sp
     while onset < duration_seconds:
         length = rng.uniform(0.65, 1.45) / voice.syllables_per_second
         vowel_opening, vowel_spread, vowel_formants = _VOWELS[rng.integers(len(_VOWELS))]
-        stress = rng.uniform(0.55, 1.0)
+        stress = rng.uniform(0.6, 1.0)
         gesture = _gesture(seconds_T, onset, length)
         opening += gesture * vowel_opening * stress
         spread += gesture * vowel_spread
@@ -104,7 +104,7 @@ def speak(rng: np.random.Generator, voice: Voice, duration_seconds: float) -> Sp
             hiss += rng.uniform(0.1, 0.25) * bell(seconds_T - onset, 0.025)
         onset += length
         if rng.random() < voice.pause_probability:
-            onset += rng.uniform(0.2, 0.7)
+            onset += rng.uniform(0.25, 0.8)
     formants_hz = (weighted_hz + 1e-3 * _REST_FORMANTS) / weight[:, None]
     return Speech(np.minimum(opening, 1.0), np.clip(spread, -1, 1), energy, hiss, formants_hz)
 
