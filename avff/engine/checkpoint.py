@@ -63,7 +63,7 @@ def load_newest(run_dir: Path, trainables: Sequence[Trainable]) -> dict[str, Any
 
     A damaged checkpoint is renamed to `step-N.damaged`, named in the log, and the one before it is tried.
     """
-    for step in agreement.on_main(lambda: run_folder.committed_steps(run_dir)[::-1]):
+    for step in agreement.on_main(lambda: _tidy(run_dir))[::-1]:
         directory = run_folder.checkpoint_dir(run_dir, step)
         problems = _find_problems(directory)
         if not problems:
@@ -74,6 +74,13 @@ def load_newest(run_dir: Path, trainables: Sequence[Trainable]) -> dict[str, Any
         logger.warning("checkpoint step-%d is damaged, falling back to the one before: %s", step, "; ".join(problems))
         agreement.on_main(partial(directory.rename, directory.with_name(directory.name + ".damaged")))
     return None
+
+
+def _tidy(run_dir: Path) -> list[int]:
+    """Removes what a save that was cut off left behind; returns the steps of complete checkpoints."""
+    for unfinished in (run_dir / run_folder.CHECKPOINTS).glob("step-*.tmp"):
+        shutil.rmtree(unfinished)
+    return run_folder.committed_steps(run_dir)
 
 
 def _find_problems(directory: Path) -> list[str]:

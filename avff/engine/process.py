@@ -40,6 +40,16 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+def abandon() -> None:
+    """Leaves after an error, without waiting for ranks that may never come.
+
+    A process that exits with gloo's threads alive is now and then aborted (code -6), which hides its own code.
+    NCCL is left to the exit: closing it can wait for a rank that is gone.
+    """
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        dist.destroy_process_group()
+
+
 def _device() -> torch.device:
     if not torch.cuda.is_available():
         # Said aloud, DeepSpeed does not warn that it found no accelerator.

@@ -1,5 +1,6 @@
 """The clips of a run: opened shard directories, the training plan, loaders of this rank."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,8 @@ from avff.data.shards import read_sample
 from avff.data.stream import StepBatch, evaluation_loader, train_loader
 from avff.data.views import AVView
 from avff.errors import ShardError
+
+logger = logging.getLogger(__name__)
 
 
 class RunData:
@@ -31,6 +34,13 @@ class RunData:
         train, held_out = open_directories(config.data.train), open_directories(config.data.validation)
         self.plan = build_plan(config, train, held_out)
         self.build: dict[str, Any] = train[0].manifest["build"]
+        for directory in train:
+            if directory.manifest["build"] != self.build:
+                logger.warning(
+                    "%s was built with other settings than %s; prediction will make clips as the latter",
+                    directory.path,
+                    train[0].path,
+                )
         data = config.data
         samples = evaluation_samples(
             held_out, split=data.validation_split, labels=data.labels, limit=data.max_validation_clips, seed=config.seed

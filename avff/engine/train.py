@@ -43,7 +43,11 @@ def train(config: Config) -> int:
         TrainingError: training had to stop; the run folder's exit.json says why, too.
     """
     device = process.start(config.engine, seed=config.seed)
-    code = run_stage(config, device)
+    try:
+        code = run_stage(config, device)
+    except BaseException:
+        process.abandon()
+        raise
     process.stop()
     return code
 
