@@ -22,6 +22,7 @@ import yaml
 from avff.errors import ConfigError
 
 Stage = Literal["pretrain", "finetune"]
+ContrastiveLevel = Literal["slice", "centered_slice", "clip"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -184,8 +185,10 @@ class PretrainConfig:
     """`unverified`: Open-AVFF uses 0.05, HAVIC 0.01."""
     adversarial_weight: float = 0.1
     """`unverified`: MARLIN uses 0.01; 0 builds no critics."""
-    contrastive_level: Literal["slice", "clip"] = "slice"
-    """Means that are contrasted; `mask_input` permits `clip` only, for no slice is visible in both modalities."""
+    contrastive_level: ContrastiveLevel = "slice"
+    """Means of tokens that are contrasted: per slice (the paper), per slice less the clip's mean over time, or per
+    clip. On few people `slice` can be solved by remembering who speaks; `centered_slice` cannot. `mask_input` permits
+    `clip` only, for no slice is visible in both modalities."""
     contrastive_group_size: int = 32
     """Clips that one positive is compared against; independent of ranks and accumulation (DESIGN §6)."""
     temperature: float = 0.1
@@ -198,7 +201,7 @@ class PretrainConfig:
         for name in ("reconstruction_weight", "contrastive_weight", "adversarial_weight", "gradient_penalty_weight"):
             _require(getattr(self, name) >= 0, f"pretrain.{name} is {getattr(self, name)}; it cannot be negative")
         _require(
-            not (self.mask_input and self.contrastive_level == "slice" and self.contrastive_weight > 0),
+            not (self.mask_input and self.contrastive_level != "clip" and self.contrastive_weight > 0),
             "pretrain.mask_input hides a slice from one modality before its encoder, so no slice is visible in both; "
             "set pretrain.contrastive_level=clip",
         )

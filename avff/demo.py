@@ -67,7 +67,7 @@ def plan_phases(output: Path) -> list[Phase]:
     """Returns the phases in order; everything they write lies below `output`."""
     stage1, stage2, stage3 = (CONFIGS / f"stage{number}.yaml" for number in (1, 2, 3))
     train = f"-m torch.distributed.run --standalone --nproc-per-node {NUM_PROCESSES} -m avff train"
-    clips = "--set frames_per_second=10 --set side_pixels=112 --min-seconds 1.6"
+    clips = "--set frames_per_second=10 --set side_pixels=80 --min-seconds 1.6"
     evaluate = f"-m avff evaluate --shards {output}/shards/heads"
     scratch_rows = f"{output}/scratch/evaluation/test/rows.jsonl"
     return [
@@ -86,7 +86,7 @@ def plan_phases(output: Path) -> list[Phase]:
                 f"tools/make_shards.py --input {output}/media/general --output {output}/shards/general"
                 f" --mode frame --is-fake 0 --val-fraction 0.1 {clips}",
                 f"tools/make_shards.py --input {output}/media/heads/metadata.csv --output {output}/shards/heads"
-                f" --set faces.detect_every_frames=10 {clips}",
+                f" --set faces.detect_every_frames=15 {clips}",
             ],
         ),
         Phase("stage1", "stage 1: pretrain on general video", [f"{train} {stage1}"], [stage1]),

@@ -77,7 +77,7 @@ def adapt_weights(
     _check_compatible(source, target)
     source_shapes, target_shapes = _shapes(source), _shapes(target)
     check_keys(source_shapes, {name: tuple(t.shape) for name, t in tensors.items()}, "source weights", left_out)
-    ledger = KeyLedger(notes=_clip_changes(source, target))
+    ledger = KeyLedger(notes=_changes_to_know(source, target))
     changes = _changes(source, target)
     adapted: dict[str, Tensor] = {}
     for name in target_shapes:
@@ -212,9 +212,11 @@ def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _clip_changes(source: Config, target: Config) -> list[str]:
-    old, new = flatten(source.clip), flatten(target.clip)
-    return [f"clip.{key} {old[key]} -> {new[key]}" for key in new if old[key] != new[key]]
+def _changes_to_know(source: Config, target: Config) -> list[str]:
+    """Names what changes without changing a weight: the clip, and what was contrasted."""
+    old, new = flatten(source), flatten(target)
+    names = [key for key in new if key.startswith("clip.") or key == "pretrain.contrastive_level"]
+    return [f"{key} {old[key]} -> {new[key]}" for key in names if old[key] != new[key]]
 
 
 def _by_part(names: Collection[str]) -> str:

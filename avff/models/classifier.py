@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avff import seeding
-from avff.config import ClipConfig, FinetuneConfig, ModelConfig, PretrainConfig
+from avff.config import ClipConfig, ContrastiveLevel, FinetuneConfig, ModelConfig, PretrainConfig
+from avff.models.contrast import Temperature, contrast_embeddings
 from avff.models.cross_modal import CrossModal
 from avff.models.encoder import Encoder
 from avff.models.patches import audio_grid, join_slices, patchify_audio, patchify_video, video_grid
-from avff.models.temperature import Temperature
 
 NUM_AGREEMENTS = 3
 """Kinds of sound-picture agreement per slice: contrast, A2V against video, V2A against audio."""
@@ -69,7 +69,7 @@ class Classifier(nn.Module):
     pretraining contrasted, and the cosines of A2V and V2A with the tokens that they predict.
 
     Args:
-        pretrain: start and floor of the temperature, which scales the agreements as in pretraining.
+        pretrain: what pretraining contrasted, and start and floor of the temperature, which scales the agreements.
         finetune: dropout of the pooled vectors and of whole modalities.
     """
 
@@ -78,6 +78,9 @@ class Classifier(nn.Module):
         video, audio = video_grid(clip, model), audio_grid(clip, model)
         width = model.decoder.width
         self.config = model
+        self.agreement_level: ContrastiveLevel = (
+            "slice" if pretrain.contrastive_level == "clip" else pretrain.contrastive_level
+        )
         self.head_dropout = finetune.head_dropout
         self.modality_dropout = finetune.modality_dropout
         self.video_encoder = Encoder(video, model, "video")
@@ -105,7 +108,10 @@ class Classifier(nn.Module):
         audio_BD = self._dropout(self.audio_pool(audio_BSLD, audio_from_video), seed_B, "audio")
         agreement_BD = torch.cat(
             [
-                slice_agreement(video_BSLD.mean(dim=2), audio_BSLD.mean(dim=2)),
+                slice_agreement(
+                    contrast_embeddings(video_BSLD, self.agreement_level),
+                    contrast_embeddings(audio_BSLD, self.agreement_level),
+                ),
                 slice_agreement(video_BSLD, video_from_audio),
                 slice_agreement(audio_BSLD, audio_from_video),
             ],

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from avff.config import ClipConfig, ModelConfig, PretrainConfig
+from avff.models.contrast import Temperature, contrast_embeddings
 from avff.models.cross_modal import CrossModal
 from avff.models.encoder import Decoder, Encoder
 from avff.models.masking import SliceMasks, complementary_masks, merge_slices
 from avff.models.patches import audio_grid, patchify_audio, patchify_video, take_slices, video_grid
-from avff.models.temperature import Temperature
 
 
 class PretrainOutput(NamedTuple):
@@ -50,7 +50,7 @@ class PretrainModel(nn.Module):
         self.config = model
         self.num_slices = clip.num_slices
         self.mask_input = pretrain.mask_input
-        self.contrast_slices = pretrain.contrastive_level == "slice"
+        self.contrastive_level = pretrain.contrastive_level
         self.video_encoder = Encoder(video, model, "video")
         self.audio_encoder = Encoder(audio, model, "audio")
         self.a2v = CrossModal(audio.tokens_per_slice, video.tokens_per_slice, clip.num_slices, model)
@@ -86,16 +86,12 @@ class PretrainModel(nn.Module):
             masks=masks,
             video_BKP=self.video_decoder(fused_video, masks.audio_visible_BS),
             audio_BKP=self.audio_decoder(fused_audio, masks.video_visible_BS),
-            video_BSD=self._contrast(video_BSLD),
-            audio_BSD=self._contrast(audio_BSLD),
+            video_BSD=contrast_embeddings(video_BSLD, self.contrastive_level),
+            audio_BSD=contrast_embeddings(audio_BSLD, self.contrastive_level),
             temperature=self.temperature(),
             a2v_cosine_B=a2v_cosine_B,
             v2a_cosine_B=v2a_cosine_B,
         )
-
-    def _contrast(self, tokens_BSLD: Tensor) -> Tensor:
-        means_BSD = tokens_BSLD.float().mean(dim=2)
-        return means_BSD if self.contrast_slices else means_BSD.mean(dim=1, keepdim=True)
 
 
 @torch.no_grad()
