@@ -54,10 +54,9 @@ def run_demo(*, fresh: bool) -> str:
     os.chdir(ROOT)  # the configs name their shards and weights relative to the checkout
     output = Path(OUTPUT)
     if fresh and output.exists():
-        _delete(output)
+        delete(output)
     output.mkdir(parents=True, exist_ok=True)
-    for phase in plan_phases(output):
-        _run(phase, output)
+    run_phases(plan_phases(output), output)
     summary = summarize_demo(output)
     (output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return describe_demo(summary, output)
@@ -139,6 +138,18 @@ def _adapt(source: str, target: Path, output: str) -> str:
 # ------------------------------------------------------------------------------------------- running
 
 
+def run_phases(phases: Sequence[Phase], output: Path) -> None:
+    """Runs the phases that have no marker yet, in order.
+
+    Raises:
+        ConfigError: a phase was made by other commands or configs, or the folder is not a demo's.
+        AvffError: a command failed.
+    """
+    _read_markers(output)
+    for phase in phases:
+        _run(phase, output)
+
+
 def _run(phase: Phase, output: Path) -> None:
     markers = _read_markers(output)
     fingerprint = _fingerprint(phase, list(markers.values()))
@@ -183,7 +194,12 @@ def _read_markers(output: Path) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text())
 
 
-def _delete(output: Path) -> None:
+def delete(output: Path) -> None:
+    """Deletes a demo's folder, and no other.
+
+    Raises:
+        ConfigError: the folder is not a demo's.
+    """
     if not (output / PHASES).exists():
         raise ConfigError(f"{output}: holds no demo ({PHASES} is missing), so --fresh does not delete it")
     shutil.rmtree(output)
