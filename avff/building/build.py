@@ -135,7 +135,9 @@ class _Build:
         pending: list[tuple[Task, Part]] = []
         with (
             _run_in(num_workers) as run_all,
-            tqdm(total=len(self._tasks), initial=len(done), unit="file", disable=not progress, smoothing=0) as bar,
+            tqdm(
+                total=len(self._tasks), initial=len(done), unit="file", disable=None if progress else True, smoothing=0
+            ) as bar,
         ):
             for task, part in zip(todo, run_all(todo), strict=True):
                 pending.append((task, part))

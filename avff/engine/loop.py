@@ -113,8 +113,10 @@ class Loop:
 
     def _progress_bar(self) -> tqdm:
         shown = self.config.logging.progress and distributed.is_main()
-        done = self.config.optim.num_steps
-        return tqdm(total=done, initial=self.step, desc=self.config.name, unit="step", disable=not shown, smoothing=0.1)
+        # None: a terminal gets the bar; a log file, in which it would be one endless line, gets `_log`'s lines instead.
+        disable = None if shown else True
+        total = self.config.optim.num_steps
+        return tqdm(total=total, initial=self.step, desc=self.config.name, unit="step", disable=disable, smoothing=0.1)
 
     def _log(self, report: UpdateReport, bar: tqdm) -> None:
         bar.update()
@@ -137,7 +139,12 @@ class Loop:
         if self.log:
             self.log.write("train", self.step, self.samples_seen, values)
         if "loss" in values:
-            bar.set_postfix_str(f"loss {values['loss']:.4f}, {values['clips_per_second']:.1f} clips/s")
+            self._show(f"loss {values['loss']:.4f}, {values['clips_per_second']:.1f} clips/s", bar)
+
+    def _show(self, text: str, bar: tqdm) -> None:
+        bar.set_postfix_str(text)
+        if bar.disable and self.config.logging.progress and distributed.is_main():
+            logger.info("step %d of %d: %s", self.step, self.config.optim.num_steps, text)
 
     # --------------------------------------------------------------------------------------- validating
 

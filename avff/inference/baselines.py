@@ -105,7 +105,7 @@ def _read_features(
     samples: Sequence[StoredSample], *, networks: RandomFeatures, batch_size: int, num_workers: int, progress: bool
 ) -> list[ClipFeatures]:
     loaded = map_samples(samples, partial(_load, networks.view), num_workers=num_workers)
-    shown = iter(tqdm(loaded, total=len(samples), desc="baselines", unit="clip", disable=not progress))
+    shown = iter(tqdm(loaded, total=len(samples), desc="baselines", unit="clip", disable=None if progress else True))
     found: list[ClipFeatures] = []
     while chunk := list(islice(shown, batch_size)):
         clips = [clip for _, clip in chunk if clip is not None]

@@ -124,7 +124,7 @@ def score_samples(
     rows: list[Row] = []
     missing: dict[str, str] = {}
     loaded = load_samples(samples, detector.view, num_workers=num_workers)
-    shown = tqdm(loaded, total=len(samples), desc="score", unit="clip", disable=not progress)
+    shown = tqdm(loaded, total=len(samples), desc="score", unit="clip", disable=None if progress else True)
     for chunk in _chunks(shown, batch_size):
         start = time.perf_counter()
         scores = aggregate(detector.score((window for one in chunk for window in one.windows), batch_size=batch_size))

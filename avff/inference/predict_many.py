@@ -60,7 +60,13 @@ def predict_folder(
     rows = _continue_table(table, detector.checkpoint_sha256)
     done = {row["video_name"] for row in rows}
     remaining = [name for name in names if name not in done]
-    shown = tqdm(remaining, initial=len(names) - len(remaining), total=len(names), unit="file", disable=not progress)
+    shown = tqdm(
+        remaining,
+        initial=len(names) - len(remaining),
+        total=len(names),
+        unit="file",
+        disable=None if progress else True,
+    )
     with table.open("a", newline="", encoding="utf-8") as file:
         for name in shown:
             start = time.perf_counter()

@@ -190,7 +190,8 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
 
 
 def _run_all(output: Path, recipes: Sequence[Recipe], num_workers: int, progress: bool) -> None:
-    bar = tqdm(total=len(recipes), desc=f"draw {output.name}", unit="clip", disable=not progress or not recipes)
+    shown = progress and recipes
+    bar = tqdm(total=len(recipes), desc=f"draw {output.name}", unit="clip", disable=None if shown else True)
     with bar:
         if num_workers <= 1:
             for recipe in recipes:
