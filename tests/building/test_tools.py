@@ -1,7 +1,6 @@
 """make_shards and inspect_shards as a user calls them."""
 
 import io
-import subprocess
 import sys
 from pathlib import Path
 
@@ -68,10 +67,3 @@ def test_unknown_key_is_named(media_folder, tmp_path, capsys):
     )
     assert inspect_shards.main([str(shards), "--keys", "nobody_0000"]) == 2
     assert "holds no nobody_0000; its first key is clip_" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("tool", ["make_shards.py", "inspect_shards.py"])
-def test_help(tool):
-    result = subprocess.run([sys.executable, TOOLS / tool, "--help"], capture_output=True, text=True, check=True)
-    assert "python tools/" in result.stdout

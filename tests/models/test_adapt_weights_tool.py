@@ -38,8 +38,3 @@ def test_stage_2_to_3_on_the_command_line(tmp_path: Path, odd_config) -> None:
     failed = run("--from", tmp_path / "none.safetensors", "--to", config, "--output", tmp_path / "b.safetensors")
     assert failed.returncode == 2 and "no such file" in failed.stderr and "Traceback" not in failed.stderr
     assert not (tmp_path / "b.safetensors").exists()
-
-
-def test_help_shows_examples() -> None:
-    result = run("--help")
-    assert result.returncode == 0 and "examples:" in result.stdout
