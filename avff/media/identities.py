@@ -1,7 +1,7 @@
 """Who is who: dlib embeddings join the face tracks of one person within a source."""
 
 import importlib.util
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,42 +30,50 @@ def _networks() -> tuple[Any, Any]:
     return landmarks, dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
 
 
+class _Person:
+    """One person by the surest detections of his first track; embedded when first compared with somebody."""
+
+    def __init__(self, track: LinkedTrack):
+        self._best = sorted(track.detections, key=lambda d: (-round(d.score, 4), d.seconds))[:_DETECTIONS_PER_TRACK]
+
+    @cached_property
+    def embedding(self) -> np.ndarray:
+        """Mean 128-d embedding."""
+        return np.mean([_embed_detection(detection) for detection in self._best], axis=0)
+
+    def distance(self, other: "_Person") -> float:
+        return float(np.linalg.norm(self.embedding - other.embedding))
+
+
 class IdentityBook:
-    """Numbers the persons of one source in order of appearance."""
+    """Numbers the persons of one source in order of appearance.
+
+    Embedding costs as much as finding the faces, so a source with one track never does it.
+    """
 
     def __init__(self, max_distance: float):
         self._max_distance = max_distance
-        self._embeddings: list[np.ndarray] = []
+        self._persons: list[_Person] = []
 
     def name(self, tracks: list[LinkedTrack]) -> list[int]:
         """Returns one identity per track; tracks that are on the screen together are different persons."""
         names: list[int] = []
         for place, track in enumerate(tracks):
             taken = {n for other, n in zip(tracks[:place], names, strict=True) if _overlap(track, other)}
-            names.append(self._nearest(_embed(track), taken))
+            names.append(self._nearest(_Person(track), taken))
         return names
 
-    def _nearest(self, embedding_D: np.ndarray, taken: set[int]) -> int:
-        distances = [
-            (float(np.linalg.norm(known - embedding_D)), n)
-            for n, known in enumerate(self._embeddings)
-            if n not in taken
-        ]
+    def _nearest(self, person: _Person, taken: set[int]) -> int:
+        distances = [(known.distance(person), n) for n, known in enumerate(self._persons) if n not in taken]
         distance, nearest = min(distances, default=(np.inf, -1))
         if distance <= self._max_distance:
             return nearest
-        self._embeddings.append(embedding_D)
-        return len(self._embeddings) - 1
+        self._persons.append(person)
+        return len(self._persons) - 1
 
 
 def _overlap(a: LinkedTrack, b: LinkedTrack) -> bool:
     return a.start_seconds <= b.stop_seconds and b.start_seconds <= a.stop_seconds
-
-
-def _embed(track: LinkedTrack) -> np.ndarray:
-    """Mean 128-d embedding of the track's surest detections."""
-    best = sorted(track.detections, key=lambda d: (-round(d.score, 4), d.seconds))[:_DETECTIONS_PER_TRACK]
-    return np.mean([_embed_detection(detection) for detection in best], axis=0)
 
 
 def _embed_detection(detection: Detection) -> np.ndarray:
