@@ -7,6 +7,8 @@
 import io
 import os
 import random
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +27,7 @@ from avff.seeding import generator
 STORED_RATE = 5.0
 STORED_SIDE = 64
 SAMPLE_RATE_HZ = 16000
+MAKE_SHARDS = Path(__file__).parents[1] / "tools" / "make_shards.py"
 
 
 @pytest.fixture(autouse=True)
@@ -254,10 +257,23 @@ def tiny_config(tmp_path: Path) -> Callable[..., Config]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_clips() -> Path:
     """The folder of real video that AVFF_REAL_CLIPS names; skips, saying so, without it."""
     folder = os.environ.get("AVFF_REAL_CLIPS", "")
     if not folder:
         pytest.skip("AVFF_REAL_CLIPS is not set: no folder of real clips on this machine")
+    if not (Path(folder) / "manifest.csv").is_file():
+        pytest.fail(f"AVFF_REAL_CLIPS={folder} holds no manifest.csv")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def real_face_shards(real_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardDirectory:
+    """All real clips through `tools/make_shards.py` in mode faces, built once: most of its time is face detection."""
+    output = tmp_path_factory.mktemp("real_faces") / "shards"
+    columns = "num_faces,has_audio,origin"
+    command = [sys.executable, str(MAKE_SHARDS), "--input", str(real_clips / "manifest.csv"), "--output", str(output)]
+    command += ["--extra-columns", columns, "--split", "train", "--set", f"side_pixels={STORED_SIDE}"]
+    subprocess.run([*command, "--num-workers", "2"], check=True, timeout=600)
+    return open_directory(output)

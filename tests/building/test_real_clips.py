@@ -2,7 +2,6 @@
 
 import csv
 import io
-import os
 from pathlib import Path
 
 import av
@@ -20,22 +19,6 @@ ROTATED = "decord_rotated_90.mov"
 SYNC = "energon_sync_test.mp4"
 
 
-@pytest.fixture(scope="module")
-def clips() -> Path:
-    folder = os.environ.get("AVFF_REAL_CLIPS", "")
-    if not folder:
-        pytest.skip("set AVFF_REAL_CLIPS to the folder of real clips to run this test")
-    if not (Path(folder) / "manifest.csv").is_file():
-        pytest.fail(f"AVFF_REAL_CLIPS={folder} holds no manifest.csv")
-    return Path(folder)
-
-
-def build(clips: Path, output: Path, config: BuildConfig, names: tuple[str, ...] = ()) -> ShardDirectory:
-    sources = read_sources(clips / "manifest.csv", extra_columns=("num_faces", "has_audio", "origin"))
-    build_shards([s for s in sources if not names or s.name in names], output, config, num_workers=2)
-    return open_directory(output)
-
-
 def samples_of(directory: ShardDirectory) -> dict[str, list[Sample]]:
     samples: dict[str, list[Sample]] = {}
     for row in directory.rows:
@@ -45,33 +28,30 @@ def samples_of(directory: ShardDirectory) -> dict[str, list[Sample]]:
 
 
 @pytest.fixture(scope="module")
-def with_faces(clips, tmp_path_factory) -> ShardDirectory:
-    return build(clips, tmp_path_factory.mktemp("faces") / "shards", BuildConfig())
+def whole_frames(real_clips, tmp_path_factory) -> ShardDirectory:
+    output = tmp_path_factory.mktemp("frames") / "shards"
+    sources = [source for source in read_sources(real_clips) if source.name in (ROTATED, SYNC)]
+    build_shards(sources, output, BuildConfig(mode="frame", profile="evidence"))
+    return open_directory(output)
 
 
-@pytest.fixture(scope="module")
-def whole_frames(clips, tmp_path_factory) -> ShardDirectory:
-    config = BuildConfig(mode="frame", profile="evidence")
-    return build(clips, tmp_path_factory.mktemp("frames") / "shards", config, (ROTATED, SYNC))
-
-
-def test_every_decodable_clip_is_built_and_the_corrupt_one_listed(clips, with_faces):
-    expected = {row["video_name"] for row in csv.DictReader((clips / "manifest.csv").open())}
-    assert set(samples_of(with_faces)) == expected - {CORRUPT}
-    rejects = list(csv.DictReader((with_faces.path / "rejects.csv").open()))
+def test_every_decodable_clip_is_built_and_the_corrupt_one_listed(real_clips, real_face_shards):
+    expected = {row["video_name"] for row in csv.DictReader((real_clips / "manifest.csv").open())}
+    assert set(samples_of(real_face_shards)) == expected - {CORRUPT}
+    rejects = list(csv.DictReader((real_face_shards.path / "rejects.csv").open()))
     assert [(r["source_path"], r["reason"]) for r in rejects] == [(CORRUPT, "UNDECODABLE")]
     assert "Invalid data found when processing input" in rejects[0]["detail"]
 
 
-def test_faces_are_where_the_manifest_says(with_faces):
-    for name, samples in samples_of(with_faces).items():
+def test_faces_are_where_the_manifest_says(real_face_shards):
+    for name, samples in samples_of(real_face_shards).items():
         for sample in samples:
             expected = int(sample.metadata.extra["num_faces"])
             assert len(sample.metadata.tracks) == expected, name
             assert ("NO_FACE" in sample.metadata.status) == (expected == 0)
             assert sample.metadata.audio.has_audio == (sample.metadata.extra["has_audio"] == "1")
             assert all(t.num_frames == sample.metadata.video.num_frames for t in sample.metadata.tracks), name
-    two_faces = samples_of(with_faces)["mintime_fake_2_faces_2.mp4"][0].metadata.tracks
+    two_faces = samples_of(real_face_shards)["mintime_fake_2_faces_2.mp4"][0].metadata.tracks
     assert {track.identity for track in two_faces} == {0, 1}
 
 
@@ -85,7 +65,7 @@ def test_rotated_clip_is_upright(whole_frames):
     assert picture.mean(axis=1).std() > picture.mean(axis=0).std()
 
 
-def test_flash_and_beep_of_the_source_stay_where_they_are(clips, whole_frames):
+def test_flash_and_beep_of_the_source_stay_where_they_are(real_clips, whole_frames):
     """Both onsets are read in the source without our reader, and in the stored segments."""
     seen, heard = [], []
     for sample in samples_of(whole_frames)[SYNC]:
@@ -94,8 +74,8 @@ def test_flash_and_beep_of_the_source_stay_where_they_are(clips, whole_frames):
         seen += [start + t for t in flashes(io.BytesIO(sample.members["frame.mp4"]))]
         heard += [start + t for t in beeps(io.BytesIO(sample.members["flac"]))]
     # The source's last 3 s are a remainder that is not stored.
-    source_seen = np.array([t for t in flashes(clips / SYNC) if t < stop])
-    source_heard = np.array([t for t in beeps(clips / SYNC) if t < stop])
+    source_seen = np.array([t for t in flashes(real_clips / SYNC) if t < stop])
+    source_heard = np.array([t for t in beeps(real_clips / SYNC) if t < stop])
     assert len(seen) == len(source_seen) >= 50 and len(heard) == len(source_heard) >= 50
     assert np.abs(heard - source_heard).max() < 0.002
     assert np.abs(seen - source_seen).max() <= 0.5 / 25 + 1 / 30
@@ -110,11 +90,17 @@ def test_flash_and_beep_of_the_source_stay_where_they_are(clips, whole_frames):
 def flashes(file: Path | io.BytesIO) -> list[float]:
     """Seconds at which the red light on the right goes on."""
     with av.open(file if isinstance(file, io.BytesIO) else str(file)) as container:
-        frames = [(float(f.time), f.to_ndarray(format="rgb24")) for f in container.decode(video=0)]
-    height, width = frames[0][1].shape[:2]
-    light = slice(height // 5, 2 * height // 3), slice(4 * width // 7, width)
-    red_T = np.array([np.subtract(*p[light].astype(float).mean((0, 1))[:2]) for _, p in frames])
-    return [frames[n + 1][0] for n in np.flatnonzero(np.diff((red_T > 60).astype(int)) == 1)]
+        lights = [(float(f.time), redness(f.to_ndarray(format="rgb24"))) for f in container.decode(video=0)]
+    times, red_T = zip(*lights, strict=True)
+    return [times[n + 1] for n in np.flatnonzero(np.diff((np.array(red_T) > 60).astype(int)) == 1)]
+
+
+def redness(picture_HWC: np.ndarray) -> float:
+    """How much more red than green there is where the light is."""
+    height, width = picture_HWC.shape[:2]
+    light = picture_HWC[height // 5 : 2 * height // 3, 4 * width // 7 :]
+    red, green = (light[:, :, channel].mean() for channel in (0, 1))
+    return red - green
 
 
 def beeps(file: Path | io.BytesIO) -> list[float]:
