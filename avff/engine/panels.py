@@ -11,17 +11,19 @@ from torch import Tensor
 NUM_CLIPS = 2
 MAX_FRAMES = 8
 GREY = 0.55
+CAPTION = "filled in: the predicted pattern of each hidden patch, with the true patch's mean and contrast"
 
 
 def draw_panel(reconstruction: Any, keys: tuple[str, ...], path: Path, *, title: str) -> None:
     """Draws every clip of a `Reconstruction` into one PNG.
 
     Three picture rows per clip (original; what the model saw, hidden slices grey; hidden slices filled in), then
-    the spectrogram likewise.
+    the spectrogram likewise. The model predicts patches less their mean and over their contrast (as it is trained), so
+    both are taken from the original, which the caption says.
     """
     clips = len(keys)
     figure = Figure(figsize=(11, 7.6 * clips), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(f"{title}\n{CAPTION}", fontsize="medium")
     for clip, part in enumerate(figure.subfigures(clips, 1, squeeze=False).flat):
         part.suptitle(keys[clip], fontsize="small")
         above, below = part.subfigures(2, 1, height_ratios=[1.15, 1])
