@@ -20,8 +20,10 @@ def launch() -> Callable[..., None]:
     """Runs `workers/SCRIPT` as one plain process, or under torchrun; callers judge it by the files that it wrote."""
 
     def run(script: str, num_ranks: int, *arguments: object) -> None:
-        torchrun = [] if num_ranks == 1 else ["-m", "torch.distributed.run", f"--nproc-per-node={num_ranks}"]
-        command = [sys.executable, *torchrun, str(WORKERS / script), *map(str, arguments)]
+        # --standalone takes any free port: 29500 may belong to another run on this machine.
+        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+        launcher = torchrun if num_ranks > 1 else []
+        command = [sys.executable, *launcher, str(WORKERS / script), *map(str, arguments)]
         # One thread per rank: the reference runs in the same arithmetic, and ranks do not fight for cores.
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
