@@ -6,8 +6,8 @@ import torch
 from avff.models.contrast import contrast_embeddings
 
 
-@pytest.fixture
-def tokens_BSLD():
+@pytest.fixture(name="tokens_BSLD")
+def make_tokens():
     return torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
 
 
