@@ -24,8 +24,8 @@ a key that fits nowhere is an error. Start a run from the result with engine.ini
 """
 
 
-def main() -> int:
-    arguments = parse_arguments()
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
     try:
         print(adapt(arguments.source, arguments.to, arguments.output, dry_run=arguments.dry_run))
     except AvffError as error:
@@ -34,7 +34,7 @@ def main() -> int:
     return 0
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,7 +49,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--to", type=Path, required=True, metavar="CONFIG", help="YAML config of the next stage")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
     parser.add_argument("--dry-run", action="store_true", help="print the ledger and write nothing")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def adapt(source: str, to: Path, output: Path, *, dry_run: bool) -> str:
