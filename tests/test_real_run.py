@@ -18,6 +18,7 @@ def test_stage_1_trains_on_real_clips_with_two_processes(real_face_shards, tiny_
         data={"train": [{"path": str(real_face_shards.path)}], "labels": "real_or_unknown"},
         optim={"num_steps": NUM_STEPS, "ema_decay": 0.9},
         engine={"global_batch_size": 8, "micro_batch_size": 2},
+        logging={"progress": True},
     )
     usable = [row for row in real_face_shards.rows if row.status == ("OK",) and row.is_fake != 1]
     assert 0 < len(usable) < config.engine.global_batch_size, "this run repeats clips within a batch"
@@ -26,6 +27,9 @@ def test_stage_1_trains_on_real_clips_with_two_processes(real_face_shards, tiny_
     command = [*torchrun, "-m", "avff", "train", str(tmp_path / "stage1.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+    # Off a terminal: one line per logged step by one rank, no bar.
+    assert done.stderr.count(f"step {NUM_STEPS} of {NUM_STEPS}: loss ") == 1
+    assert "\r" not in done.stderr
 
     lines = read_metrics(config.run_dir / "metrics.jsonl")
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, NUM_STEPS + 1))

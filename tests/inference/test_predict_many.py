@@ -54,6 +54,11 @@ def test_an_interrupted_folder_continues_without_reading_files_again(folder, fra
     assert timeless[0] == timeless[1] == timeless[2]
 
 
+def test_a_log_file_gets_no_progress_bar(folder, frame_detector, tmp_path, capsys):
+    predict_folder(folder, frame_detector, tmp_path / "out.csv", progress=True)
+    assert capsys.readouterr().err == ""
+
+
 def test_open_avff_format(folder, frame_detector, tmp_path):
     rows = predict_folder(folder, frame_detector, tmp_path / "out.csv", format="open-avff", progress=False)
     lines = (tmp_path / "out.csv").read_text().splitlines()
