@@ -111,8 +111,9 @@ def lay_on_frames(
     """
     seen_N = np.array([d.seconds for d in track.detections])
     boxes_N4 = np.stack([d.box for d in track.detections])
-    start = times_T[0] if seen_N[0] - times_T[0] <= MAX_EXTENSION_SECONDS else seen_N[0]
-    stop = times_T[-1] if times_T[-1] - seen_N[-1] <= MAX_EXTENSION_SECONDS else seen_N[-1]
+    reach = max(MAX_EXTENSION_SECONDS, look_seconds)  # where the detector would not have looked again, nothing is lost
+    start = times_T[0] if seen_N[0] - times_T[0] <= reach else seen_N[0]
+    stop = times_T[-1] if times_T[-1] - seen_N[-1] <= reach else seen_N[-1]
     # A track may lie between two stored pictures; the nearest one then shows it.
     inside = np.flatnonzero((times_T >= start - _SAME_SECONDS) & (times_T <= stop + _SAME_SECONDS))
     if not len(inside):
