@@ -74,7 +74,7 @@ def render_page(results: Sequence[Result], *, title: str, notes: Sequence[str] =
         _section("Worst mistakes", _mistakes(main.rows)),
         _section("Undecided", _undecided(main.summary)),
         _section("Training", _training(main.training)),
-        _section("Where this comes from", "".join(map(_provenance, results))),
+        _section("Where this comes from", "".join(_provenance(result) for result in results if result.provenance)),
     ]
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{_text(title)}</title>'
