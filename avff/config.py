@@ -190,7 +190,8 @@ class PretrainConfig:
     clip. On few people `slice` can be solved by remembering who speaks; `centered_slice` cannot. `mask_input` permits
     `clip` only, for no slice is visible in both modalities."""
     contrastive_group_size: int = 32
-    """Clips that one positive is compared against; independent of ranks and accumulation (DESIGN §6)."""
+    """Clips that one positive is compared against; independent of ranks and accumulation (DESIGN §6). Where it
+    exceeds the clips of one forward pass over all ranks, embeddings are computed twice: same loss, less speed."""
     temperature: float = 0.1
     """Start value of the learnable temperature. `unverified`."""
     temperature_min: float = 0.01
@@ -432,7 +433,7 @@ class Config:
             f"{audio_unit}; change clip.hop_samples",
         )
         group, batch = self.pretrain.contrastive_group_size, self.engine.global_batch_size
-        if self.stage == "pretrain" and self.pretrain.contrastive_weight > 0:
+        if self._contrasts:
             _require(
                 batch % group == 0,
                 f"pretrain.contrastive_group_size {group} does not divide engine.global_batch_size {batch}; "
@@ -454,9 +455,13 @@ class Config:
         return self.data.num_runs or self.engine.global_batch_size
 
     @property
+    def _contrasts(self) -> bool:
+        return self.stage == "pretrain" and self.pretrain.contrastive_weight > 0
+
+    @property
     def group_size(self) -> int:
         """Clips that must be spread evenly over ranks: the contrastive group, or the batch when nothing is contrasted."""
-        if self.stage == "pretrain" and self.pretrain.contrastive_weight > 0:
+        if self._contrasts:
             return self.pretrain.contrastive_group_size
         return self.engine.global_batch_size
 
@@ -473,25 +478,34 @@ class Config:
                 f"engine.micro_batch_size {micro} does not divide the {total // world_size} clips of each of "
                 f"{world_size} ranks (global batch {total}); use one of {_divisors(total // world_size)}"
             )
-        group = self.group_size
-        if group < total:
-            if group % world_size:
-                raise ConfigError(
-                    f"pretrain.contrastive_group_size {group} does not divide over {world_size} ranks, which take an "
-                    f"equal run of every group; use a group that is a multiple of {world_size}"
-                )
-            if (micro * world_size) % group:
-                raise ConfigError(
-                    f"pretrain.contrastive_group_size {group} has to divide the {micro * world_size} clips of one forward "
-                    f"pass over all ranks (micro batch {micro} x {world_size} ranks); raise engine.micro_batch_size or "
-                    "lower the group"
-                )
-        elif self.stage == "pretrain" and self.pretrain.contrastive_weight > 0 and micro * world_size != total:
-            raise ConfigError(
-                f"pretrain.contrastive_group_size {group} does not fit the {micro * world_size} clips of one forward pass "
-                f"over all ranks (micro batch {micro} x {world_size} ranks); raise engine.micro_batch_size or lower the group"
-            )
+        if self._contrasts:
+            self._check_group(world_size)
         return total // (world_size * micro)
+
+    def passes_per_group(self, world_size: int) -> int:
+        """Forward passes that together hold one contrastive group; above 1 it takes two passes (DESIGN §6)."""
+        clips_per_pass = self.engine.micro_batch_size * world_size
+        return max(1, self.pretrain.contrastive_group_size // clips_per_pass) if self._contrasts else 1
+
+    def _check_group(self, world_size: int) -> None:
+        group, micro = self.pretrain.contrastive_group_size, self.engine.micro_batch_size
+        if group % world_size:
+            raise ConfigError(
+                f"pretrain.contrastive_group_size {group} does not divide over {world_size} ranks, which take an "
+                f"equal run of every group; use a group that is a multiple of {world_size}"
+            )
+
+        def fits(micro: int) -> bool:
+            return group % (micro * world_size) == 0 or (micro * world_size) % group == 0
+
+        clips_per_rank = self.engine.global_batch_size // world_size
+        if not fits(micro):
+            working = [d for d in range(1, clips_per_rank + 1) if clips_per_rank % d == 0 and fits(d)]
+            raise ConfigError(
+                f"pretrain.contrastive_group_size {group} is neither a divisor nor a multiple of the {micro * world_size} "
+                f"clips of one forward pass over all ranks (micro batch {micro} x {world_size} ranks); use an "
+                f"engine.micro_batch_size among {', '.join(map(str, working))}"
+            )
 
 
 # ------------------------------------------------------------------------------------------- shard building

@@ -123,8 +123,10 @@ def config_with(**sections):
         (16, 16, 1, 4),
         (8, 32, 3, "does not divide over 3 ranks"),
         (5, 8, 4, "does not divide the 16 clips"),
-        (8, 32, 2, "has to divide the 16 clips of one forward pass"),
-        (8, 64, 4, "does not fit the 32 clips of one forward pass"),
+        (8, 32, 2, 4),
+        (8, 64, 4, 2),
+        (1, 64, 1, 64),
+        (8, 4, 8, "contrastive_group_size 4 does not divide over 8 ranks"),
     ],
 )
 def test_accumulation_follows_from_batch_and_ranks_or_says_what_works(micro, group, ranks, expected):
@@ -136,6 +138,26 @@ def test_accumulation_follows_from_batch_and_ranks_or_says_what_works(micro, gro
     else:
         with pytest.raises(ConfigError, match=expected):
             config.accumulation_steps(ranks)
+
+
+@pytest.mark.parametrize(
+    ("micro", "group", "ranks", "passes"), [(8, 32, 4, 1), (8, 32, 8, 1), (8, 32, 2, 2), (8, 64, 4, 2), (1, 64, 1, 64)]
+)
+def test_a_group_that_one_forward_pass_cannot_hold_takes_several(micro, group, ranks, passes):
+    engine = {"global_batch_size": 64, "micro_batch_size": micro}
+    assert config_with(engine=engine, pretrain={"contrastive_group_size": group}).passes_per_group(ranks) == passes
+    nothing = config_with(engine=engine, pretrain={"contrastive_group_size": group, "contrastive_weight": 0})
+    assert nothing.passes_per_group(ranks) == 1
+
+
+def test_a_group_that_forward_passes_cannot_tile_is_refused_with_what_works():
+    config = config_with(
+        engine={"global_batch_size": 96, "micro_batch_size": 24}, pretrain={"contrastive_group_size": 32}
+    )
+    message = "neither a divisor nor a multiple of the 48 clips of one forward pass over all ranks (micro batch 24 x 2"
+    with pytest.raises(ConfigError, match=re.escape(message)) as caught:
+        config.accumulation_steps(2)
+    assert "engine.micro_batch_size among 1, 2, 4, 8, 16, 48" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def run_stage(config: Config, device: torch.device) -> int:
     if config.optim.num_steps in agreement.on_main(lambda: run_folder.committed_steps(config.run_dir)):
         logger.info("%s: finished, %d steps are done", config.run_dir, config.optim.num_steps)
         return 0
+    announce_two_passes(config)
     loop: Loop | None = None
     try:
         with StopFlag() as stop:
@@ -72,6 +73,22 @@ def run_stage(config: Config, device: torch.device) -> int:
     _write_exit(config, reason, code, loop.step)
     logger.info("%s: %s at step %d", config.run_dir, reason, loop.step)
     return code
+
+
+def announce_two_passes(config: Config) -> None:
+    """Logs that contrastive groups exceed a forward pass, which costs a second one, and what would avoid that."""
+    ranks, group = distributed.world_size(), config.group_size
+    num_passes = config.passes_per_group(ranks)
+    if num_passes > 1:
+        logger.info(
+            "contrastive groups of %d clips are computed in two passes over %d micro batches (%d clips on each of %d "
+            "ranks); engine.micro_batch_size=%d would avoid the second forward pass, if it fits into memory",
+            group,
+            num_passes,
+            config.engine.micro_batch_size,
+            ranks,
+            group // ranks,
+        )
 
 
 def _write_exit(config: Config, reason: str, code: int, step: int) -> None:

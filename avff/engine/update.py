@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from avff import distributed, seeding
-from avff.batch import AVBatch
+from avff.batch import AVBatch, ModelInputs
 from avff.config import Config
 from avff.engine.schedule import learning_rate_factor
 from avff.engine.trainable import Trainable
+from avff.objectives.cached_contrast import CachedContrast
 from avff.preprocess import Preprocess
 
 
@@ -81,7 +82,8 @@ class Updater:
         """
         # Nothing should draw from torch's own generator; what does all the same repeats after a resume.
         torch.manual_seed(seeding.derive_seed(self.config.seed, "step", step, distributed.rank()))
-        per_micro_batch = [self._forward_backward(batch, i) for i, batch in enumerate(micro_batches)]
+        cached = self._cache_contrast(micro_batches)
+        per_micro_batch = [self._forward_backward(batch, cached[i], i) for i, batch in enumerate(micro_batches)]
         report = self._agree(per_micro_batch, stop, num_substituted)
         if not report.applied:
             self.bad_batches = _find_bad(micro_batches, per_micro_batch)
@@ -90,12 +92,26 @@ class Updater:
             trainable.step(learning_rate_factor=factor, skip=not report.applied)
         return report
 
-    def _forward_backward(self, batch: AVBatch, index: int) -> dict[str, Tensor]:
+    def _cache_contrast(self, micro_batches: Sequence[AVBatch]) -> Sequence[CachedContrast | None]:
+        """Runs a first pass over the whole update where one forward pass is too small for a contrastive group."""
+        count = self.config.passes_per_group(distributed.world_size())
+        if count == 1:
+            return [None] * len(micro_batches)
+        # Inputs are made anew in the second pass: a whole group of them could be too much memory.
+        cached: list[CachedContrast] = []
+        for start in range(0, len(micro_batches), count):
+            group = micro_batches[start : start + count]
+            cached += self.objective.cache_group(self.model, map(self._inputs, group))
+        return cached
+
+    def _inputs(self, batch: AVBatch) -> ModelInputs:
+        return self.preprocess(move(batch, self.device), training=True)
+
+    def _forward_backward(self, batch: AVBatch, cached: CachedContrast | None, index: int) -> dict[str, Tensor]:
         if index:
             for trainable in self.trainables:
                 trainable.step()  # ends the micro batch before this one
-        inputs = self.preprocess(move(batch, self.device), training=True)
-        losses = self.objective.model_losses(self.model, self.critics, inputs)
+        losses = self.objective.model_losses(self.model, self.critics, self._inputs(batch), cached)
         self.model.backward(losses.total)
         terms = dict(losses.terms)
         if self.critics is not None:

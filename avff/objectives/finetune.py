@@ -24,8 +24,10 @@ class FinetuneObjective:
         self.model: nn.Module = build_classifier(config)
         self.critics: nn.Module | None = None
 
-    def model_losses(self, model: nn.Module, critics: nn.Module | None, inputs: ModelInputs) -> StepLosses:
-        """Runs the model once and returns its losses; `critics` is unused."""
+    def model_losses(
+        self, model: nn.Module, critics: nn.Module | None, inputs: ModelInputs, cached: None = None
+    ) -> StepLosses:
+        """Runs the model once and returns its losses; `critics` and `cached` are for pretraining."""
         logits: Logits = model(inputs.video_BTCHW, inputs.mel_BMF, inputs.seed_B)
         heads = self.clip_losses(logits, inputs)
         weights = {

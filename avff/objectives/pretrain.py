@@ -1,5 +1,6 @@
 """Stages 1 and 2: reconstruct what is hidden, contrast sound with picture, fool the critics (AVFF-SPEC §1.1)."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from avff.models.patches import (
 )
 from avff.models.pretrain import PretrainOutput
 from avff.objectives.adversarial import critic_loss, generator_loss
+from avff.objectives.cached_contrast import CachedContrast, Embeddings, cache_contrast, cached_loss
 from avff.objectives.contrastive import contrastive_loss
 from avff.objectives.losses import CriticInputs, StepLosses
 from avff.objectives.reconstruction import denormalise_patches, normalise_patches, reconstruction_loss_per_clip
@@ -69,11 +71,24 @@ class PretrainObjective:
         self.model: nn.Module = build_pretrain_model(config)
         self.critics: nn.Module | None = build_critics(config) if config.pretrain.adversarial_weight > 0 else None
 
-    def model_losses(self, model: nn.Module, critics: nn.Module | None, inputs: ModelInputs) -> StepLosses:
+    def cache_group(self, model: nn.Module, micro_batches: Iterable[ModelInputs]) -> list[CachedContrast]:
+        """Runs the first of two passes over the micro batches that together hold one contrastive group."""
+        with torch.no_grad():
+            parts = [_embeddings(model(x.video_BTCHW, x.mel_BMF, x.seed_B)) for x in micro_batches]
+        return cache_contrast(parts, self.weights.contrastive_group_size)
+
+    def model_losses(
+        self,
+        model: nn.Module,
+        critics: nn.Module | None,
+        inputs: ModelInputs,
+        cached: CachedContrast | None = None,
+    ) -> StepLosses:
         """Runs the model once and returns its losses.
 
         Args:
             model, critics: `self.model` and `self.critics`, possibly wrapped.
+            cached: what `cache_group` returned for these inputs; None where this pass holds whole groups.
         """
         output: PretrainOutput = model(inputs.video_BTCHW, inputs.mel_BMF, inputs.seed_B)
         target = self._targets(inputs, output)
@@ -82,8 +97,10 @@ class PretrainObjective:
         total = self.weights.reconstruction_weight * (video + audio)
         terms = {"reconstruction_video": video, "reconstruction_audio": audio, "temperature": output.temperature[0]}
         if self.weights.contrastive_weight > 0:
-            group_size = self.weights.contrastive_group_size
-            contrast = contrastive_loss(output.video_BSD, output.audio_BSD, output.temperature, group_size)
+            if cached is None:
+                contrast = contrastive_loss(*_embeddings(output), self.weights.contrastive_group_size)
+            else:
+                contrast = cached_loss(cached, _embeddings(output))
             total = total + self.weights.contrastive_weight * contrast
             terms["contrastive"] = contrast
         critic_inputs = None
@@ -161,6 +178,10 @@ class PretrainObjective:
         slices = self.config.clip.num_slices
         shown_BS = torch.zeros(len(visible_BS), slices, dtype=torch.bool, device=visible_BS.device)
         return shown_BS.scatter(1, visible_BS, True).repeat_interleave(num_frames // slices, dim=1)
+
+
+def _embeddings(output: PretrainOutput) -> Embeddings:
+    return Embeddings(output.video_BSD, output.audio_BSD, output.temperature)
 
 
 def _pixels(video_BTCHW: Tensor) -> Tensor:
