@@ -21,8 +21,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from avff.config import Config, from_dict, load_config
+from avff.config import Config, load_config
 from avff.errors import CheckpointError
+from avff.strict_yaml import from_dict
 
 CHECKPOINTS = "checkpoints"
 COMMIT = "COMMIT"

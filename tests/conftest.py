@@ -19,10 +19,11 @@ import numpy as np
 import pytest
 import torch
 
-from avff.config import BuildConfig, Config, from_dict, to_dict
+from avff.config import BuildConfig, Config
 from avff.data.shards import Sample, ShardDirectory, open_directory, write_manifest, write_shard
 from avff.schema import AudioInfo, EncoderInfo, SampleMetadata, Track, VideoInfo, complete_labels
 from avff.seeding import generator
+from avff.strict_yaml import from_dict, to_dict
 
 STORED_RATE = 5.0
 STORED_SIDE = 64

@@ -5,17 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from avff.config import (
-    BuildConfig,
-    ClipConfig,
-    Config,
-    flatten,
-    from_dict,
-    load_config,
-    save_config,
-    to_dict,
-)
+from avff.config import BuildConfig, ClipConfig, Config, load_config, save_config
 from avff.errors import ConfigError
+from avff.strict_yaml import flatten, from_dict, to_dict
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
@@ -98,6 +90,7 @@ def test_bad_overrides_are_refused(tmp_path, override):
         ({"clip": {"num_frames": 12}}, "multiple of num_slices x tubelet_frames = 16"),
         ({"clip": {"hop_samples": 51}}, "does not divide the clip's 51200 samples"),
         ({"clip": {"hop_samples": 800, "window_samples": 800}}, "the clip has 64 spectrogram frames"),
+        ({"clip": {"num_slices": 7}}, "num_slices"),
         ({"clip": {"hop_samples": 500}}, "sound between two windows would be lost"),
         ({"clip": {"frames_per_second": 7.0}}, "not a whole number"),
         ({"clip": {"image_size": 100}}, "does not divide clip.image_size 100"),
@@ -175,6 +168,8 @@ def test_profile_overrides_apply_one_by_one():
     assert BuildConfig(profile="evidence", crf=20).video.side_pixels == 384
     with pytest.raises(ConfigError, match="profile 'evidnce' is unknown; choose one of pretrain, evidence"):
         BuildConfig(profile="evidnce")
+    with pytest.raises(ConfigError, match="side_pixels is 48; it has to be even and at least 64"):
+        BuildConfig(side_pixels=48)
 
 
 def test_every_field_is_read_somewhere():

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOUNS = {"errors", "schema", "batch", "config", "seeding"}
+NOUNS = {"errors", "schema", "batch", "config", "strict_yaml", "seeding"}
 # room: the rooms of avff that it may import (besides itself)
 ROOMS = {
     "errors": set(),
-    "config": {"errors"},
+    "strict_yaml": {"errors"},
+    "config": {"errors", "strict_yaml"},
     "schema": {"errors"},
     "batch": set(),
     "seeding": set(),
     "distributed": {"errors"},
-    "run_folder": {"errors", "config"},
+    "run_folder": {"errors", "config", "strict_yaml"},
     "media": NOUNS - {"batch"},
     "data": NOUNS,
     "building": NOUNS | {"media", "data"},

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from avff import run_folder
-from avff.config import save_config, to_dict
+from avff.config import save_config
 from avff.errors import CheckpointError
 from avff.run_folder import best_step, committed_steps, find_problems, resolve_checkpoint, sha256_of
+from avff.strict_yaml import to_dict
 
 
 def add_checkpoint(run_dir: Path, step: int, value: float | None, *, higher_is_better: bool = True) -> Path:

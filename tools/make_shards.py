@@ -18,9 +18,10 @@ from typing import Any
 from avff.building.build import DEFAULT_SHARD_BYTES, REJECTABLE, build_shards
 from avff.building.sources import Source, read_sources
 from avff.building.splits import assign_splits, check_splits, drop_straddling
-from avff.config import PROFILES, BuildConfig, apply_override, from_dict
+from avff.config import PROFILES, BuildConfig
 from avff.errors import AvffError, ConfigError
 from avff.media.boxes import load_boxes
+from avff.strict_yaml import apply_override, from_dict
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

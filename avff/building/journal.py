@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 from avff.building.parts import Reject
 from avff.building.sources import Source
-from avff.config import BuildConfig, flatten
+from avff.config import BuildConfig
 from avff.data.shards import read_shard_info, write_durably
 from avff.errors import ConfigError, ShardError
+from avff.strict_yaml import flatten
 
 JOURNAL_NAME = "build.json"
 

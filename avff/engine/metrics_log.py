@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from avff.config import Config, to_dict
+from avff.config import Config
 from avff.engine.run_state import write_durably
 from avff.errors import TrainingError
+from avff.strict_yaml import to_dict
 
 logger = logging.getLogger(__name__)
 

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from avff.config import Config, flatten, load_config, save_config
+from avff.config import Config, load_config, save_config
 from avff.errors import ConfigError
+from avff.strict_yaml import flatten
 
 EXIT = "exit.json"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from avff.batch import AVBatch, Clip
-from avff.config import BuildConfig, Config, flatten, from_dict
+from avff.config import BuildConfig, Config
 from avff.data.views import AVView
 from avff.errors import CheckpointError, ConfigError
 from avff.evaluation.aggregate import Logits, WindowScore
@@ -18,6 +18,7 @@ from avff.models.classifier import Classifier
 from avff.models.weights import NOT_IN_WEIGHTS, load_into, load_weights
 from avff.preprocess import Preprocess
 from avff.run_folder import CheckpointRef, resolve_checkpoint, sha256_of
+from avff.strict_yaml import flatten, from_dict
 
 
 @dataclass(frozen=True, kw_only=True)

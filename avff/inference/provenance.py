@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from avff import __version__
-from avff.config import BuildConfig, VideoProfile, flatten, from_dict
+from avff.config import BuildConfig, VideoProfile
 from avff.data.selection import trained_splits
 from avff.data.shards import ShardDirectory, open_directory
 from avff.errors import EvaluationError
 from avff.evaluation.hazards import find_leaks
 from avff.evaluation.rows import Row
 from avff.inference.detector import Detector
+from avff.strict_yaml import flatten, from_dict
 
 
 def check_build(detector: Detector, directory: ShardDirectory, *, allow: bool) -> list[str]:

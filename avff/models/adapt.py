@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from avff.config import Config, flatten
+from avff.config import Config
 from avff.errors import CheckpointError
 from avff.models.build import build_model
 from avff.models.patches import TokenGrid, audio_grid, video_grid
 from avff.models.positions import resample_grid
 from avff.models.weights import check_keys
+from avff.strict_yaml import flatten
 
 DROPPED_AT_STAGE_3 = ("video_decoder.", "audio_decoder.")
 NEW_AT_STAGE_3 = ("video_pool.", "audio_pool.", "video_head.", "audio_head.", "overall_head.")

@@ -12,8 +12,9 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from avff.config import Config, flatten, from_dict, to_dict
+from avff.config import Config
 from avff.errors import CheckpointError
+from avff.strict_yaml import flatten, from_dict, to_dict
 
 OWN_LICENCE = "Apache-2.0"
 """Of weights that were trained here from scratch; data sets may add terms of their own."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from avff.config import Config, from_dict
+from avff.config import Config
+from avff.strict_yaml import from_dict
 
 WORKERS = Path(__file__).parent / "workers"
 TIMEOUT_SECONDS = 300

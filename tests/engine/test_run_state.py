@@ -5,11 +5,12 @@ import json
 
 import pytest
 
-from avff.config import flatten, load_config
+from avff.config import load_config
 from avff.engine.run_data import RunData
 from avff.engine.run_state import MAY_CHANGE, open_run, write_exit
 from avff.engine.train import _check_plan
 from avff.errors import CheckpointError, ConfigError
+from avff.strict_yaml import flatten
 
 
 def test_resources_and_logging_may_change(tiny_config):

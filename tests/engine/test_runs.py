@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from avff.config import to_dict
 from avff.data.selection import evaluation_samples
 from avff.data.shards import read_sample
 from avff.engine.metrics_log import TIMING_FIELDS, read_metrics
@@ -17,6 +16,7 @@ from avff.evaluation.aggregate import aggregate, probability
 from avff.evaluation.metrics import balanced_accuracy, roc_auc
 from avff.inference.detector import load_detector
 from avff.run_folder import checkpoint_dir, committed_steps, resolve_checkpoint, sha256_of
+from avff.strict_yaml import to_dict
 
 pytestmark = pytest.mark.slow
 

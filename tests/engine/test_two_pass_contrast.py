@@ -7,8 +7,8 @@ from itertools import product
 import pytest
 import torch
 
-from avff.config import to_dict
 from avff.engine.train import announce_two_passes
+from avff.strict_yaml import to_dict
 
 CLIPS, GROUP = 8, 4
 STAGES, RANKS = (0, 1, 2, 3), (1, 2)

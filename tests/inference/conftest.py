@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from avff import run_folder
-from avff.config import BuildConfig, Config, from_dict, save_config, to_dict
+from avff.config import BuildConfig, Config, save_config
 from avff.data.shards import ShardDirectory
 from avff.inference.detector import Detector, load_detector
 from avff.models.build import build_model
 from avff.models.weights import make_sidecar, save_weights
+from avff.strict_yaml import from_dict, to_dict
 
 
 @pytest.fixture(autouse=True)

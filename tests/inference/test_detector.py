@@ -4,11 +4,11 @@ import dataclasses
 
 import pytest
 
-from avff.config import to_dict
 from avff.data.shards import read_sample
 from avff.errors import CheckpointError, ConfigError
 from avff.inference.detector import load_detector
 from avff.run_folder import resolve_checkpoint, sha256_of
+from avff.strict_yaml import to_dict
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from avff import distributed
 from avff.batch import ModelInputs
-from avff.config import Config, from_dict
+from avff.config import Config
 from avff.data.stream import rank_places
 from avff.engine import process
 from avff.engine.deepspeed_config import critics_zero_stage
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater
 from avff.objectives import build_objective
+from avff.strict_yaml import from_dict
 
 
 def global_batch(config: Config) -> ModelInputs:

@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 from avff import distributed
-from avff.config import Config, from_dict
+from avff.config import Config
 from avff.engine import process
 from avff.engine.train import run_stage
 from avff.engine.update import Updater
+from avff.strict_yaml import from_dict
 
 
 class Stopper:
