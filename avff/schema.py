@@ -4,12 +4,15 @@ Times are seconds inside the stored sample unless a name says source; ranges are
 1 fake, None unknown and never guessed.
 """
 
+import contextlib
 import dataclasses
 import json
 import re
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
 from avff.errors import ShardError
@@ -208,56 +211,94 @@ def from_json(data: bytes | str, where: str) -> SampleMetadata:
     except ValueError as error:
         raise ShardError(f"{where}: not valid JSON: {error}") from error
     try:
-        return _build(SampleMetadata, values, "")
+        return _builder(SampleMetadata)(values, "")
     except ShardError as error:
         raise ShardError(f"{where}: {error}") from error
 
 
-def _build(kind: Any, value: Any, name: str) -> Any:
-    """Builds a typed value from JSON; every mismatch is a ShardError that names the field."""
+Builder = Callable[[Any, str], Any]
+"""Turns a JSON value into a typed one; every mismatch is a ShardError that names the field."""
+
+
+@cache
+def _builder(kind: Any) -> Builder:
+    """Returns the builder of a type, made once: a loader reads thousands of numbers per sample through it."""
     origin, choices = typing.get_origin(kind), typing.get_args(kind)
     if kind is Any:
-        return value
+        return lambda value, name: value
     if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise ShardError(f"{name or 'metadata'}: expected an object, found {value!r}")
-        hints = typing.get_type_hints(kind)
-        required = {
-            f.name
-            for f in dataclasses.fields(kind)
-            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        }
-        if unknown := value.keys() - hints.keys():
+        return _dataclass_builder(typing.cast(type, kind))
+    if origin in (typing.Union, types.UnionType):
+        return _union_builder(kind, choices)
+    if origin is Literal:
+        return _literal_builder(choices)
+    if origin is list:
+        item = _builder(choices[0])
+        return lambda value, name: [item(one, name) for one in _check(list, value, name)]
+    if origin is dict:
+        item = _builder(choices[1])
+        return lambda value, name: {k: item(v, f"{name}{k}.") for k, v in _check(dict, value, name).items()}
+    if kind is float:
+        return _build_float
+    return lambda value, name: _check(kind, value, name)
+
+
+def _dataclass_builder(kind: type) -> Builder:
+    fields = {name: _builder(hint) for name, hint in typing.get_type_hints(kind).items()}
+    required = {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+
+    def build(value: Any, name: str) -> Any:
+        _check(dict, value, name or "metadata")
+        if unknown := value.keys() - fields.keys():
             raise ShardError(f"unknown field {', '.join(sorted(name + key for key in unknown))}")
         if missing := required - value.keys():
             raise ShardError(f"missing field {', '.join(sorted(name + key for key in missing))}")
-        return typing.cast(type, kind)(**{k: _build(hints[k], v, f"{name}{k}.") for k, v in value.items()})
-    if origin in (typing.Union, types.UnionType):
-        for choice in choices:
-            try:
-                return _build(choice, value, name)
-            except ShardError:
-                if len(choices) == 2 and type(None) in choices and value is not None and choice is not type(None):
-                    raise
+        return kind(**{key: fields[key](one, f"{name}{key}.") for key, one in value.items()})
+
+    return build
+
+
+def _union_builder(kind: Any, choices: tuple[Any, ...]) -> Builder:
+    """Only `X | None` and unions of plain types occur, so the first that fits is the one meant."""
+    builders = [_builder(choice) for choice in choices if choice is not type(None)]
+    takes_none = type(None) in choices
+
+    def build(value: Any, name: str) -> Any:
+        if value is None and takes_none:
+            return None
+        if len(builders) == 1:
+            return builders[0](value, name)
+        for builder in builders:
+            with contextlib.suppress(ShardError):
+                return builder(value, name)
         raise ShardError(f"{name.rstrip('.')}: {value!r} fits none of {kind}")
-    if origin is Literal:
+
+    return build
+
+
+def _literal_builder(choices: tuple[Any, ...]) -> Builder:
+    def build(value: Any, name: str) -> Any:
         if value in choices and not isinstance(value, bool):
             return value
         raise ShardError(f"{name.rstrip('.')}: {value!r} is not one of {choices}")
-    if origin is list:
-        if isinstance(value, list):
-            return [_build(choices[0], item, name) for item in value]
-        raise ShardError(f"{name.rstrip('.')}: expected a list, found {value!r}")
-    if origin is dict:
-        if isinstance(value, dict):
-            return {k: _build(choices[1], v, f"{name}{k}.") for k, v in value.items()}
-        raise ShardError(f"{name.rstrip('.')}: expected an object, found {value!r}")
-    if kind is type(None):
-        if value is None:
-            return None
-    elif kind is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
-    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+
+    return build
+
+
+def _build_float(value: Any, name: str) -> float:
+    if type(value) is float:
         return value
-    raise ShardError(f"{name.rstrip('.')}: expected {getattr(kind, '__name__', kind)}, found {value!r}")
+    if type(value) is int:
+        return float(value)
+    raise ShardError(f"{name.rstrip('.')}: expected float, found {value!r}")
+
+
+def _check(kind: type, value: Any, name: str) -> Any:
+    """Returns the value if its type is exactly `kind`; a bool is no int."""
+    if type(value) is kind:
+        return value
+    raise ShardError(f"{name.rstrip('.')}: expected {kind.__name__}, found {value!r}")
