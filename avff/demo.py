@@ -74,7 +74,7 @@ def plan_phases(output: Path) -> list[Phase]:
             "media",
             "draw talking heads, and things that move and sound",
             [
-                f"tools/generate_data.py general --output {output}/media/general",
+                f"tools/generate_data.py general --num-clips 64 --output {output}/media/general",
                 f"tools/generate_data.py heads --output {output}/media/heads",
             ],
         ),
@@ -85,7 +85,7 @@ def plan_phases(output: Path) -> list[Phase]:
                 f"tools/make_shards.py --input {output}/media/general --output {output}/shards/general"
                 f" --mode frame --is-fake 0 --val-fraction 0.1 {clips}",
                 f"tools/make_shards.py --input {output}/media/heads/metadata.csv --output {output}/shards/heads"
-                f" --set faces.detect_every_frames=15 {clips}",
+                f" --set faces.detect_every_frames=20 {clips}",
             ],
         ),
         Phase("stage1", "stage 1: pretrain on general video", [f"{train} {stage1}"], [stage1]),
