@@ -5,7 +5,9 @@ loader asks its workers in turn, so steps come in order whatever n is.
 """
 
 import itertools
+import os
 import signal
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -229,6 +231,19 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker_id: int) -> None:
-    # Signals go to the whole process group; the training process decides what they mean and ends its workers.
+    """Signals go to the whole process group; the training process decides what they mean and ends its workers."""
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+    _heed_term_of(os.getppid())
+
+
+def _heed_term_of(parent: int) -> None:
+    """Ends this process at TERM from its parent and from nobody else: torchrun and SLURM send it to workers too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def wait() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

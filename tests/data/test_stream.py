@@ -1,7 +1,9 @@
 """The loader: the same clips per step for every number of ranks and workers, bad samples included."""
 
 import itertools
+import multiprocessing
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -150,6 +152,25 @@ def test_reading_leaves_the_global_random_state_alone(setup, uneven):
     before = torch.get_rng_state()
     read_globally(plan, view, world_size=1, num_workers=1, num_steps=1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_workers_end_at_their_parents_term_and_nobody_elses(setup, uneven):
+    plan, view = setup(uneven)
+    loader = train_loader(
+        plan, view, rank=0, world_size=1, micro_batch_size=2, group_size=6, num_workers=1, prefetch_steps=1,
+        start_step=0, num_steps=8,
+    )  # fmt: skip
+    steps = iter(loader)
+    assert next(steps).step == 0
+    (worker,) = multiprocessing.active_children()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # as torchrun and SLURM do
+    assert [batch.step for batch in steps] == list(range(1, 8))
+    steps = iter(loader)
+    assert next(steps).step == 0
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(30)
+    assert worker.exitcode == 0
 
 
 def test_it_stops_when_every_substitute_fails_too(setup, uneven, tmp_path):
