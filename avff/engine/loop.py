@@ -153,7 +153,7 @@ class Loop:
             return None
         started = time.monotonic()
         self.validator.load(self.updater.model)
-        validation = self.validator.run(self.data.validation_batches(), len(self.data.validation))
+        validation = self.validator.run(self.data.validation_batches(), self.data.validation)
         if self.log:
             numbers = {**validation.numbers, "seconds": time.monotonic() - started}
             self.log.write("validation", self.step, self.samples_seen, numbers)

@@ -1,14 +1,15 @@
 """Validation on held-out clips with the averaged weights, shared among the ranks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from avff import distributed
-from avff.batch import UNKNOWN, AVBatch
+from avff.batch import AVBatch, ModelInputs
 from avff.config import Config
+from avff.data.selection import StoredSample
 from avff.engine.fragments import WEIGHTS
 from avff.engine.trainable import Trainable
 from avff.engine.update import move
@@ -65,24 +66,23 @@ class Validator:
             state[name].copy_(tensor)
 
     @torch.no_grad()
-    def run(self, batches: Iterable[AVBatch], num_expected: int) -> Validation:
+    def run(self, batches: Iterable[AVBatch], samples: Sequence[StoredSample]) -> Validation:
         """Scores this rank's share of the validation clips and joins all shares; a collective.
 
         Args:
-            num_expected: clips over all ranks.
+            samples: the clips over all ranks.
 
         Raises:
             EvaluationError: clips were lost or came twice.
         """
         score = self._score_pretrain if self.config.stage == "pretrain" else self._score_finetune
-        with self.autocast():
-            return score(batches, num_expected)
+        return score(batches, samples)
 
     @torch.no_grad()
     def reconstruct(self, batch: AVBatch) -> Reconstruction:
         """Returns pictures of the batch's first clips, for a panel; pretraining only."""
         assert isinstance(self.objective, PretrainObjective)
-        inputs = self.preprocess(move(batch, self.device), training=False)
+        inputs = self._inputs(batch)
         with self.autocast():
             return self.objective.reconstruct(self.network, inputs)
 
@@ -91,16 +91,21 @@ class Validator:
         enabled = self.config.engine.precision == "bf16"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
-    def _score_pretrain(self, batches: Iterable[AVBatch], num_expected: int) -> Validation:
+    def _inputs(self, batch: AVBatch) -> ModelInputs:
+        """Called outside of autocast, for the inputs are fp32 in training too."""
+        return self.preprocess(move(batch, self.device), training=False)
+
+    def _score_pretrain(self, batches: Iterable[AVBatch], samples: Sequence[StoredSample]) -> Validation:
         per_key: dict[str, list[dict[str, float]]] = {}
         assert isinstance(self.objective, PretrainObjective)
         for batch in batches:
-            inputs = self.preprocess(move(batch, self.device), training=False)
-            losses = self.objective.clip_losses(self.network, inputs)
+            inputs = self._inputs(batch)
+            with self.autocast():
+                losses = self.objective.clip_losses(self.network, inputs)
             rows = zip(*(values_B.tolist() for values_B in losses.values()), strict=True)
             for key, row in zip(batch.keys, rows, strict=True):
                 per_key.setdefault(key, []).append(dict(zip(losses, row, strict=True)))
-        clips = _join(per_key, num_expected)
+        clips = _join(per_key, len(samples))
         names = next(iter(clips.values()))[0].keys()
         means = {n: float(np.mean([np.mean([w[n] for w in clips[key]]) for key in sorted(clips)])) for n in names}
         return Validation(
@@ -111,21 +116,20 @@ class Validator:
             numbers={f"validation/{name}": mean for name, mean in means.items()},
         )
 
-    def _score_finetune(self, batches: Iterable[AVBatch], num_expected: int) -> Validation:
+    def _score_finetune(self, batches: Iterable[AVBatch], samples: Sequence[StoredSample]) -> Validation:
         windows: dict[str, list[WindowScore]] = {}
-        labels: dict[str, tuple[int, ...]] = {}
         for batch in batches:
-            inputs = self.preprocess(move(batch, self.device), training=False)
-            heads = self.network(inputs.video_BTCHW, inputs.mel_BMF, inputs.seed_B)
+            inputs = self._inputs(batch)
+            with self.autocast():
+                heads = self.network(inputs.video_BTCHW, inputs.mel_BMF, inputs.seed_B)
             logits_B3 = torch.stack(list(heads), dim=1).double().tolist()
-            truths = zip(*(getattr(batch, f"{name}_B").tolist() for name in HEADS.values()), strict=True)
             places = zip(batch.keys, batch.tracks, batch.start_seconds_B.tolist(), strict=True)
-            for (key, track, start), row, truth in zip(places, logits_B3, truths, strict=True):
+            for (key, track, start), row in zip(places, logits_B3, strict=True):
                 windows.setdefault(key, []).append(WindowScore(key, track, start, Logits(*row)))
-                labels[key] = truth
-        scores = aggregate(window for clip in _join(windows, num_expected).values() for window in clip)
-        logits = {key: score.logits for key, score in scores.items()}
-        return _measure(logits, _join(labels, num_expected))
+        scores = aggregate(window for clip in _join(windows, len(samples)).values() for window in clip)
+        # The clips' own labels, as in evaluation; those of a window say whether this stretch of the clip is forged.
+        truths = {s.row.key: tuple(getattr(s.row, name) for name in HEADS.values()) for s in samples}
+        return _measure({key: score.logits for key, score in scores.items()}, truths)
 
 
 def _join(per_key: dict[str, Any], num_expected: int) -> dict[str, Any]:
@@ -141,11 +145,11 @@ def _join(per_key: dict[str, Any], num_expected: int) -> dict[str, Any]:
     return joined
 
 
-def _measure(logits: dict[str, Logits], truths: dict[str, tuple[int, ...]]) -> Validation:
+def _measure(logits: dict[str, Logits], truths: dict[str, tuple[int | None, ...]]) -> Validation:
     numbers: dict[str, float | None] = {}
     threshold: float | None = None
     for head, prefix in enumerate(HEADS):
-        known = [key for key in sorted(logits) if truths[key][head] != UNKNOWN]
+        known = [key for key in sorted(logits) if truths[key][head] is not None]
         labels_N = np.array([truths[key][head] for key in known], dtype=np.int64)
         scores_N = np.array([logits[key][head] for key in known])
         defined = metrics.undefined_reason(labels_N) is None
