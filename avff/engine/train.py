@@ -53,11 +53,12 @@ def train(config: Config) -> int:
 
 
 def run_stage(config: Config, device: torch.device) -> int:
-    """`train` inside a started process group; leaves exit.json behind, whatever happens."""
+    """`train` inside a started process group; however it ends after the run folder was opened, exit.json is there."""
     config.accumulation_steps(distributed.world_size())  # refuses a batch that does not divide, before anything is made
     agreement.on_main(lambda: run_state.open_run(config))
     if config.optim.num_steps in agreement.on_main(lambda: run_folder.committed_steps(config.run_dir)):
         logger.info("%s: finished, %d steps are done", config.run_dir, config.optim.num_steps)
+        _write_exit(config, "finished", 0, config.optim.num_steps)
         return 0
     announce_two_passes(config)
     loop: Loop | None = None

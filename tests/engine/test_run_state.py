@@ -4,12 +4,14 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from avff.config import load_config
 from avff.engine.run_data import RunData
 from avff.engine.run_state import MAY_CHANGE, open_run, write_exit
-from avff.engine.train import _check_plan
+from avff.engine.train import _check_plan, run_stage
 from avff.errors import CheckpointError, ConfigError
+from avff.run_folder import COMMIT, checkpoint_dir
 from avff.strict_yaml import flatten
 
 
@@ -53,3 +55,13 @@ def test_the_exit_of_the_process_before_is_removed(tiny_config):
     assert json.loads((config.run_dir / "exit.json").read_text()) == {"reason": "stopped", "code": 75, "step": 4}
     open_run(config)
     assert not (config.run_dir / "exit.json").exists()
+
+
+def test_starting_a_finished_run_again_leaves_its_exit(tiny_config):
+    config = tiny_config()
+    last = checkpoint_dir(config.run_dir, config.optim.num_steps)
+    last.mkdir(parents=True)
+    (last / COMMIT).touch()
+    for _ in range(2):
+        assert run_stage(config, torch.device("cpu")) == 0
+        assert json.loads((config.run_dir / "exit.json").read_text()) == {"reason": "finished", "code": 0, "step": 8}
