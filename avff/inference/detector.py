@@ -17,7 +17,7 @@ from avff.models.build import build_classifier
 from avff.models.classifier import Classifier
 from avff.models.weights import NOT_IN_WEIGHTS, load_into, load_weights
 from avff.preprocess import Preprocess
-from avff.run_folder import CheckpointRef, resolve_checkpoint, sha256_of
+from avff.run_folder import EMA, CheckpointRef, resolve_checkpoint, sha256_of
 from avff.strict_yaml import flatten, from_dict
 
 
@@ -30,7 +30,8 @@ class Detector:
         run_dir: its folder; for a bare weight file, the folder that holds it.
         weights_path: the file that was loaded.
         build: how the training clips were made; None where the checkpoint does not say.
-        threshold: on the fake probability, chosen on validation; None where the checkpoint holds none.
+        threshold: on the fake probability, chosen on validation; None where the checkpoint holds none for these
+            weights.
     """
 
     name: str
@@ -98,8 +99,7 @@ def load_detector(checkpoint: str, *, config: Config | None = None, device: str 
 
 def make_detector(reference: CheckpointRef, model: Classifier, device: torch.device) -> Detector:
     """Wraps a classifier whose weights are in place already."""
-    state = reference.state
-    build, validation = state.get("build"), state.get("validation") or {}
+    build = reference.state.get("build")
     return Detector(
         name="avff",
         run=reference.config.name,
@@ -109,12 +109,20 @@ def make_detector(reference: CheckpointRef, model: Classifier, device: torch.dev
         step=reference.step,
         config=reference.config,
         build=from_dict(BuildConfig, build, where=f"{reference.weights_path}: build") if build else None,
-        threshold=validation.get("threshold"),
+        threshold=_threshold(reference),
         device=device,
         view=AVView(reference.config.clip),
         model=model.eval(),
         preprocess=Preprocess(reference.config.clip, reference.config.data.augment),
     )
+
+
+def _threshold(reference: CheckpointRef) -> float | None:
+    """Returns the threshold that validation chose with these weights: the moving average's, if the run keeps one."""
+    averaged = reference.state.get("averaged", reference.weights_path.name == EMA)
+    if averaged != (reference.config.optim.ema_decay > 0):
+        return None
+    return (reference.state.get("validation") or {}).get("threshold")
 
 
 def choose_device(device: str) -> torch.device:
