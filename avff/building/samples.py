@@ -9,7 +9,7 @@ from avff.data.shards import Sample
 from avff.errors import MediaError
 from avff.media.boxes import BoxTracks
 from avff.media.clips import MediaClip, make_clips
-from avff.schema import FakeSegments, SampleMetadata, VideoInfo, complete_labels
+from avff.schema import FakeSegments, Label, SampleMetadata, VideoInfo, complete_labels
 
 
 def build_samples(source: Source, config: BuildConfig, boxes: BoxTracks | None = None) -> list[Sample]:
@@ -32,9 +32,8 @@ def build_samples(source: Source, config: BuildConfig, boxes: BoxTracks | None =
 
 
 def _sample(source: Source, digest: str, clip: MediaClip) -> Sample:
-    is_fake, video_is_fake, audio_is_fake, category = complete_labels(
-        source.is_fake, source.video_is_fake, source.audio_is_fake
-    )
+    segments = shift_segments(source.fake_segments_seconds, clip.video)
+    is_fake, video_is_fake, audio_is_fake, category = complete_labels(*segment_labels(source, segments))
     metadata = SampleMetadata(
         key=f"{source.source_key}_{clip.segment:04d}",
         source_key=source.source_key,
@@ -49,7 +48,7 @@ def _sample(source: Source, digest: str, clip: MediaClip) -> Sample:
         audio_is_fake=audio_is_fake,
         category=category,
         methods=list(source.methods),
-        fake_segments_seconds=shift_segments(source.fake_segments_seconds, clip.video),
+        fake_segments_seconds=segments,
         video=clip.video,
         audio=clip.audio,
         tracks=clip.tracks,
@@ -61,6 +60,21 @@ def _sample(source: Source, digest: str, clip: MediaClip) -> Sample:
     if clip.flac is not None:
         members["flac"] = clip.flac
     return Sample(metadata, members)
+
+
+def segment_labels(source: Source, here: FakeSegments | None) -> tuple[Label, Label, Label]:
+    """Returns is_fake, video_is_fake, audio_is_fake of one segment; a modality is real where none of its stretches lies.
+
+    Args:
+        here: what is left of the source's forged stretches in the segment.
+    """
+    whole, labels = source.fake_segments_seconds, (source.is_fake, source.video_is_fake, source.audio_is_fake)
+    if whole is None or here is None:
+        return labels
+    video: Label = 0 if whole.video and not here.video else source.video_is_fake
+    audio: Label = 0 if whole.audio and not here.audio else source.audio_is_fake
+    # What was said of the whole file says nothing of a segment whose modalities differ from it.
+    return labels if (video, audio) == labels[1:] else (None, video, audio)
 
 
 def shift_segments(segments: FakeSegments | None, video: VideoInfo) -> FakeSegments | None:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from avff.building.build import _run_in, build_shards
-from avff.building.samples import shift_segments
-from avff.building.sources import read_sources
+from avff.building.samples import segment_labels, shift_segments
+from avff.building.sources import Source, read_sources
 from avff.config import BuildConfig
 from avff.data.shards import open_directory, read_sample
 from avff.errors import ConfigError, MediaError
@@ -186,3 +186,23 @@ def test_fake_stretches_move_with_their_segment():
     source = FakeSegments(video=[[2.0, 5.0], [8.0, 12.5], [19.0, 30.0]], audio=[])
     assert shift_segments(source, video) == FakeSegments(video=[[0.0, 2.5], [9.0, 10.0]], audio=[])
     assert shift_segments(None, video) is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "stretches", "expected"),
+    [
+        # Of a file that is forged from 12 to 13 s; the segments are [0, 10) and [10, 20).
+        ((1, 1, 0), {"video": [[12.0, 13.0]]}, [(None, 0, 0), (1, 1, 0)]),
+        ((1, 1, 1), {"video": [[12.0, 13.0]]}, [(None, 0, 1), (1, 1, 1)]),  # no stretch of sound named: all of it
+        ((1, None, None), {"video": [[12.0, 13.0]]}, [(None, 0, None), (1, None, None)]),
+        ((0, 0, 0), {}, [(0, 0, 0), (0, 0, 0)]),
+        ((1, 1, 0), None, [(1, 1, 0), (1, 1, 0)]),
+    ],
+)
+def test_a_segment_without_its_files_forged_stretch_is_real(tmp_path, labels, stretches, expected):
+    named = dict(zip(("is_fake", "video_is_fake", "audio_is_fake"), labels, strict=True))
+    segments = None if stretches is None else FakeSegments(**stretches)
+    source = Source(path=tmp_path / "a.mp4", name="a.mp4", source_key="a", fake_segments_seconds=segments, **named)
+    common = {"width": 1, "height": 1, "fps_source": 25, "fps": 5, "num_frames": 50, "duration_seconds": 10.0}
+    videos = [VideoInfo(start_seconds=start, **common) for start in (0.0, 10.0)]
+    assert [segment_labels(source, shift_segments(segments, video)) for video in videos] == expected
