@@ -160,6 +160,9 @@ class ModelConfig:
     activation_checkpointing: bool = False
     """Recompute blocks in the backward pass: less memory, a third more work."""
 
+    def __post_init__(self) -> None:
+        _require(0 <= self.drop_path < 1, f"model.drop_path is {self.drop_path}; it has to be in [0, 1)")
+
     @property
     def encoder(self) -> TransformerSize:
         return MODEL_SIZES[self.size][0]
@@ -294,6 +297,10 @@ class DataConfig:
     """Validate on the first so many clips of a fixed shuffle; 0 takes all."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
+    def __post_init__(self) -> None:
+        _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}; 0 decodes in the training process")
+        _require(self.prefetch_steps > 0, f"data.prefetch_steps is {self.prefetch_steps}; it has to be positive")
+
 
 # ------------------------------------------------------------------------------------------- optimisation, engine
 
@@ -379,6 +386,12 @@ class LoggingConfig:
     wandb_project: str = "avff"
     progress: bool = True
     """Live progress bar on rank 0."""
+
+    def __post_init__(self) -> None:
+        _require(self.log_every_steps > 0, f"logging.log_every_steps is {self.log_every_steps}; it has to be positive")
+        _require(
+            self.panel_every_steps >= 0, f"logging.panel_every_steps is {self.panel_every_steps}; 0 draws no panel"
+        )
 
 
 # ------------------------------------------------------------------------------------------- one experiment
