@@ -29,8 +29,10 @@ def load_boxes(path: Path) -> dict[str, BoxTracks]:
         The tracks by `video_name`.
 
     Raises:
-        MediaError: another header, or rows that are no numbers or no boxes; all of them in one message.
+        MediaError: no such file, another header, or rows that are no numbers or no boxes; all of them in one message.
     """
+    if not path.is_file():
+        raise MediaError(f"{path}: no such box file", reason="BOXES")
     rows: dict[str, dict[int, list[list[float]]]] = {}
     problems = []
     with path.open(newline="", encoding="utf-8-sig") as file:

@@ -25,6 +25,8 @@ def test_tracks_are_interpolated_between_rows_and_split_at_gaps(tmp_path):
 
 def test_wrong_header_and_wrong_rows_are_named(tmp_path):
     path = tmp_path / "boxes.csv"
+    with pytest.raises(MediaError, match=r"boxes\.csv: no such box file"):
+        load_boxes(path)
     path.write_text("video,x\n")
     with pytest.raises(MediaError, match=r"boxes\.csv: the header is .*write video_name,time_seconds,track"):
         load_boxes(path)
