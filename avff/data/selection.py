@@ -111,6 +111,23 @@ def check_held_out(training: Sequence[StoredSample], directories: Sequence[Shard
         )
 
 
+def check_unseen(validation: Sequence[StoredSample], training: Sequence[StoredSample]) -> None:
+    """Refuses to validate on what is trained on, for validation chooses the best checkpoint and the threshold.
+
+    Raises:
+        ShardError: names a sample that is in both, or shares a person or original video.
+    """
+    stored = {(sample.row.key, sample.row.members) for sample in validation}
+    groups = {group for sample in validation for group in sample.row.group_ids}
+    seen = [s for s in training if (s.row.key, s.row.members) in stored or not groups.isdisjoint(s.row.group_ids)]
+    if seen:
+        raise ShardError(
+            f"{len(seen)} of {len(training)} samples to train on are validated on too, or show a person who is, such as "
+            f"{seen[0].row.key!r} (split {seen[0].row.split!r}) of {seen[0].directory.path}; set data.train_split and "
+            "data.validation_split to different splits, or validate on other shards"
+        )
+
+
 def evaluation_samples(
     directories: Sequence[ShardDirectory], *, split: str, labels: str = "any", limit: int = 0, seed: int = 0
 ) -> list[StoredSample]:

@@ -10,7 +10,7 @@ from avff import distributed
 from avff.batch import AVBatch
 from avff.config import Config
 from avff.data.plan import build_plan
-from avff.data.selection import evaluation_samples, open_directories
+from avff.data.selection import check_unseen, evaluation_samples, open_directories
 from avff.data.shards import read_sample
 from avff.data.stream import StepBatch, evaluation_loader, train_loader
 from avff.data.views import AVView
@@ -45,7 +45,8 @@ class RunData:
         samples = evaluation_samples(
             held_out, split=data.validation_split, labels=data.labels, limit=data.max_validation_clips, seed=config.seed
         )
-        self.validation = [sample for sample in samples if self._is_usable(sample)]
+        self.validation = [sample for sample in samples if sample.row.can_hold(config.clip.duration_seconds)]
+        check_unseen(self.validation, self.plan.samples)
         if held_out and not self.validation:
             raise ShardError(
                 f"{', '.join(source.path for source in data.validation)}: none of {len(samples)} samples in split "
@@ -85,6 +86,3 @@ class RunData:
         """Returns the first window of the first validation samples, the same at every step."""
         samples = self.validation[:num_clips]
         return self.view.collate([self.view.evaluation_clips(read_sample(*sample))[0] for sample in samples])
-
-    def _is_usable(self, sample: Any) -> bool:
-        return sample.row.status == ("OK",) and sample.row.usable_seconds + 1e-6 >= self.config.clip.duration_seconds

@@ -1,13 +1,15 @@
 """The plan over real directories: filters, held-out people, mixtures, weights, hash, substitutes."""
 
 import itertools
+import shutil
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from avff.data.plan import build_plan
-from avff.data.selection import evaluation_samples, open_directories
+from avff.data.selection import check_unseen, evaluation_samples, open_directories
+from avff.data.shards import open_directory
 from avff.errors import ConfigError, ShardError
 
 
@@ -224,3 +226,16 @@ def test_evaluation_samples(shard_directory, tiny_config):
 
 def _positions(start, count):
     return np.arange(start, start + count)
+
+
+def test_validating_on_what_is_trained_on_is_refused(shard_directory, make_sample, write_directory, tmp_path):
+    train = evaluation_samples([shard_directory], split="train")
+    again = open_directory(shutil.copytree(shard_directory.path, tmp_path / "copy"))
+    check_unseen(evaluation_samples([again], split="val"), train)
+    with pytest.raises(
+        ShardError, match=r"14 of 14 samples to train on are validated on too.*'train00' \(split 'train'\)"
+    ):
+        check_unseen(evaluation_samples([again], split=""), train)
+    person = write_directory(tmp_path / "other", [make_sample("other", split="val", group_ids=["person_train05"])])
+    with pytest.raises(ShardError, match=r"1 of 14 .*'train05'"):
+        check_unseen(evaluation_samples([person], split="val"), train)
