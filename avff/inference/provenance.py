@@ -8,7 +8,7 @@ from avff import __version__
 from avff.config import BuildConfig, VideoProfile
 from avff.data.selection import trained_splits
 from avff.data.shards import ShardDirectory, open_directory
-from avff.errors import EvaluationError
+from avff.errors import EvaluationError, ShardError
 from avff.evaluation.hazards import find_leaks
 from avff.evaluation.rows import Row
 from avff.inference.detector import Detector
@@ -46,7 +46,12 @@ def leak_notes(detector: Detector, rows: Sequence[Row]) -> list[str]:
         if not Path(source.path).is_dir():
             notes.append(f"The training shards {source.path} are not here, so nobody checked them for the same people.")
             continue
-        for row in open_directory(source.path).rows:
+        try:
+            rows_trained_on = open_directory(source.path).rows
+        except ShardError as error:
+            notes.append(f"Nobody checked the training shards for the same people, for they cannot be read: {error}.")
+            continue
+        for row in rows_trained_on:
             if row.split in trained_splits(config.train_split):
                 groups.update(dict.fromkeys(row.group_ids, source.path))
     return [*find_leaks(rows, groups), *notes]

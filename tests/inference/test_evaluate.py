@@ -151,11 +151,12 @@ def test_people_that_were_trained_on_are_a_leak(make_sample, write_directory, ma
     write_directory(
         tmp_path / "test", [make_sample("x", split="test", group_ids=["anna"]), make_sample("y", split="test")]
     )
-    run = make_run(data={"train": [{"path": str(tmp_path / "train")}, {"path": str(tmp_path / "gone")}]})
+    (tmp_path / "torn").mkdir()
+    run = make_run(data={"train": [{"path": str(tmp_path / name)} for name in ("train", "gone", "torn")]})
     result = evaluate(str(run), [tmp_path / "test"], tmp_path / "out", device="cpu", num_workers=0, progress=False)
     hazards = " ".join(result.summary["hazards"])
     assert "Leak: 1 of 2 clips" in hazards and "'anna'" in hazards
-    assert "gone are not here" in hazards
+    assert "gone are not here" in hazards and "torn: has no manifest.json" in hazards
 
 
 @pytest.mark.slow
