@@ -72,8 +72,15 @@ def load_newest(run_dir: Path, trainables: Sequence[Trainable]) -> dict[str, Any
                 trainable.restore(_num_updates(directory / trainable.name))
             return run_folder.read_state(directory)
         logger.warning("checkpoint step-%d is damaged, falling back to the one before: %s", step, "; ".join(problems))
-        agreement.on_main(partial(directory.rename, directory.with_name(directory.name + ".damaged")))
+        agreement.on_main(partial(_set_aside, directory))
     return None
+
+
+def _set_aside(directory: Path) -> None:
+    damaged = directory.with_name(directory.name + ".damaged")
+    if damaged.exists():  # this step was saved again after an earlier fall back
+        shutil.rmtree(damaged)
+    directory.rename(damaged)
 
 
 def _tidy(run_dir: Path) -> list[int]:

@@ -1,0 +1,15 @@
+"""What loading does with checkpoints that are not whole; whole ones are tested by runs (test_runs.py)."""
+
+from avff.engine.checkpoint import load_newest
+from avff.run_folder import COMMIT, FILES, checkpoint_dir
+
+
+def test_a_step_that_is_damaged_a_second_time_is_set_aside_again(tmp_path):
+    directory = checkpoint_dir(tmp_path, 5)
+    for content in ("first", "second"):
+        directory.mkdir(parents=True)
+        (directory / FILES).write_text(content)
+        (directory / COMMIT).write_text("of another list of files")
+        assert load_newest(tmp_path, []) is None
+    assert [path.name for path in directory.parent.iterdir()] == ["step-5.damaged"]
+    assert (directory.with_name("step-5.damaged") / FILES).read_text() == "second"
