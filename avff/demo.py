@@ -166,7 +166,8 @@ def _run(phase: Phase, output: Path) -> None:
     start = time.monotonic()
     for command in phase.commands:
         _say(f"$ python {command}")
-        code = subprocess.run([sys.executable, *shlex.split(command)], check=False).returncode
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}  # two processes share the cores
+        code = subprocess.run([sys.executable, *shlex.split(command)], check=False, env=environment).returncode
         if code:
             raise AvffError(
                 f"phase {phase.name!r} ended with exit code {code}; see above, mend it and run the demo again"
