@@ -129,13 +129,24 @@ class Classifier(nn.Module):
     def _one_modality(self, video_BD: Tensor, audio_BD: Tensor, agreement_BD: Tensor, seed_B: Tensor) -> Tensor:
         """Joins what the overall head reads; modality dropout blanks one modality and the agreement with it."""
         if self.training and self.modality_dropout > 0:
-            draw_B1 = seeding.uniform(seed_B, "modality_dropout", 1)
-            no_video_B1 = draw_B1 < self.modality_dropout / 2
-            no_audio_B1 = draw_B1 >= 1 - self.modality_dropout / 2
-            video_BD = video_BD.masked_fill(no_video_B1, 0)
-            audio_BD = audio_BD.masked_fill(no_audio_B1, 0)
-            agreement_BD = agreement_BD.masked_fill(no_video_B1 | no_audio_B1, 0)
+            no_video_B, no_audio_B = blanked_modalities(seed_B, self.modality_dropout)
+            video_BD = video_BD.masked_fill(no_video_B[:, None], 0)
+            audio_BD = audio_BD.masked_fill(no_audio_B[:, None], 0)
+            agreement_BD = agreement_BD.masked_fill((no_video_B | no_audio_B)[:, None], 0)
         return torch.cat([video_BD, audio_BD, agreement_BD.to(video_BD.dtype)], dim=1)
+
+
+def blanked_modalities(seed_B: Tensor, chance: float) -> tuple[Tensor, Tensor]:
+    """Draws which clips the overall head reads without their picture, and which without their sound.
+
+    Args:
+        chance: of one or the other; half of it each.
+
+    Returns:
+        no_video_B, no_audio_B: bool, never both true. The loss has to judge such a clip by what is left of it.
+    """
+    draw_B = seeding.uniform(seed_B, "modality_dropout")
+    return draw_B < chance / 2, draw_B >= 1 - chance / 2
 
 
 def slice_agreement(first: Tensor, second: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from avff.batch import UNKNOWN, ModelInputs
 from avff.config import Config
 from avff.models.build import build_classifier
-from avff.models.classifier import Logits
+from avff.models.classifier import Logits, blanked_modalities
 from avff.objectives.losses import StepLosses
 
 
@@ -29,7 +29,7 @@ class FinetuneObjective:
     ) -> StepLosses:
         """Runs the model once and returns its losses; `critics` and `cached` are for pretraining."""
         logits: Logits = model(inputs.video_BTCHW, inputs.mel_BMF, inputs.seed_B)
-        heads = self.clip_losses(logits, inputs)
+        heads = self.clip_losses(logits, self._label_what_is_left(inputs))
         weights = {
             "overall": self.settings.overall_weight,
             "video": self.settings.video_weight,
@@ -39,6 +39,15 @@ class FinetuneObjective:
         total = torch.stack([weights[name] * mean for name, mean in means.items()]).sum()
         terms = {"loss": total.detach(), **{f"{name}_loss": mean.detach() for name, mean in means.items()}}
         return StepLosses(total, terms)
+
+    def _label_what_is_left(self, inputs: ModelInputs) -> ModelInputs:
+        """Where modality dropout blanked one modality, the overall label is the other's: real sound of a clip whose
+        picture is forged says nothing about the picture."""
+        if self.settings.modality_dropout == 0:
+            return inputs
+        no_video_B, no_audio_B = blanked_modalities(inputs.seed_B, self.settings.modality_dropout)
+        is_fake_B = torch.where(no_video_B, inputs.audio_is_fake_B, inputs.is_fake_B)
+        return inputs._replace(is_fake_B=torch.where(no_audio_B, inputs.video_is_fake_B, is_fake_B))
 
     def clip_losses(self, logits: Logits, inputs: ModelInputs) -> dict[str, Tensor]:
         """Returns each head's loss per clip, (B,) float32, 0 where the label is unknown."""

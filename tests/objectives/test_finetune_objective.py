@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from avff.batch import UNKNOWN
-from avff.models.classifier import Logits
+from avff.models.classifier import Logits, blanked_modalities
 from avff.objectives import build_objective
 from avff.objectives.finetune import binary_loss_per_clip
 
@@ -75,3 +75,23 @@ def test_one_batch_is_learnt_by_all_heads(tiny_config, make_inputs) -> None:
         step.total.backward()
         optimizer.step()
     assert all(step.terms[name] < 0.1 for name in ("overall_loss", "video_loss", "audio_loss"))
+
+
+def test_a_clip_that_lost_a_modality_is_judged_by_the_other(tiny_config, make_inputs) -> None:
+    """With its picture blanked, an FVRA clip is real sound; calling it fake would teach the head to see ghosts."""
+    config = tiny_config("finetune", finetune={"modality_dropout": 0.8})
+    inputs = make_inputs(config)._replace(
+        is_fake_B=torch.ones(4, dtype=torch.int64),
+        video_is_fake_B=torch.tensor([1, 1, UNKNOWN, UNKNOWN]),
+        audio_is_fake_B=torch.tensor([0, 0, UNKNOWN, UNKNOWN]),
+    )
+    no_video_B, no_audio_B = blanked_modalities(torch.arange(400), 0.8)
+    blind, deaf, whole = (int(mask.nonzero()[0]) for mask in (no_video_B, no_audio_B, ~(no_video_B | no_audio_B)))
+    inputs = inputs._replace(seed_B=torch.tensor([blind, deaf, blind, whole]))
+    logits = Logits(torch.full((4,), 2.0), torch.zeros(4), torch.zeros(4))
+    step = build_objective(config).model_losses(lambda *_: logits, None, inputs)
+    says_fake, says_real = F.softplus(torch.tensor(-2.0)), F.softplus(torch.tensor(2.0))
+    expected = (says_real + says_fake + 0 + says_fake) / 4  # real sound; forged picture; unknown; the clip's own label
+    torch.testing.assert_close(step.terms["overall_loss"], expected)
+    assert 0.35 < no_video_B.float().mean() < 0.45
+    assert not (no_video_B & no_audio_B).any()
