@@ -9,20 +9,19 @@ from avff.config import ContrastiveLevel
 
 
 class Temperature(nn.Module):
-    """Softmax temperature, learnt as its logarithm and kept above a floor.
+    """Softmax temperature: a fixed floor plus a learnt positive excess, so that a gradient always reaches it.
 
-    The parameter has shape (1,), since DeepSpeed refuses 0-dimensional ones. Its gradient vanishes below the floor,
-    where the optimizer's momentum alone could still carry it; the value read stays at the floor.
+    The parameter has shape (1,), since DeepSpeed refuses 0-dimensional ones.
     """
 
     def __init__(self, start: float, floor: float):
         super().__init__()
         self.floor = floor
-        self.log_value = nn.Parameter(torch.full((1,), math.log(start)))
+        self.log_excess = nn.Parameter(torch.full((1,), math.log(start - floor)))
 
     def forward(self) -> Tensor:
-        """Returns (1,) float32."""
-        return self.log_value.float().clamp_min(math.log(self.floor)).exp()
+        """Returns (1,) float32, above the floor."""
+        return self.floor + self.log_excess.float().exp()
 
 
 def contrast_embeddings(tokens_BSLD: Tensor, level: ContrastiveLevel) -> Tensor:

@@ -117,8 +117,10 @@ def test_temperature_starts_as_configured_and_keeps_its_floor(odd_config) -> Non
     temperature = build_pretrain_model(odd_config(pretrain={"temperature": 0.2, "temperature_min": 0.05})).temperature
     torch.testing.assert_close(temperature(), torch.tensor([0.2]))
     with torch.no_grad():
-        temperature.log_value.fill_(-10)
-    torch.testing.assert_close(temperature(), torch.tensor([0.05]))
+        temperature.log_excess.fill_(-10)
+    torch.testing.assert_close(temperature(), torch.tensor([0.05]), atol=1e-4, rtol=0)
+    temperature().sum().backward()
+    assert temperature.log_excess.grad.item() > 0, "at the floor it could never rise again"
 
 
 def test_base_has_the_papers_size_on_the_meta_device() -> None:
