@@ -176,6 +176,11 @@ def _check(data: DataConfig) -> None:
         raise ConfigError("data.train lists no shard directory; add `data: {train: [{path: shards/NAME}]}`")
     if data.train_split == "test":
         raise ConfigError("data.train_split is 'test'; people of a test split are never trained on, use 'train'")
+    if data.validation_split == "test":
+        raise ConfigError(
+            "data.validation_split is 'test'; it would choose checkpoint and threshold on the people that the result is "
+            "measured on, use 'val'"
+        )
     if data.shuffle_window_shards < 1:
         raise ConfigError(f"data.shuffle_window_shards is {data.shuffle_window_shards}; it has to be at least 1")
     check_weights(data)

@@ -82,6 +82,13 @@ def test_training_on_the_test_split_is_refused(plan_of, shard_directory):
         plan_of([shard_directory], data={"train_split": "test"})
 
 
+def test_choosing_checkpoints_on_the_test_split_is_refused(plan_of, shard_directory):
+    with pytest.raises(
+        ConfigError, match="choose checkpoint and threshold on the people that the result is measured on"
+    ):
+        plan_of([shard_directory], data={"validation_split": "test"})
+
+
 @pytest.mark.parametrize("held_out_split", ["val", "test"])
 @pytest.mark.parametrize("as_validation", [False, True])
 def test_a_person_held_out_in_another_directory(
