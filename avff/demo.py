@@ -74,7 +74,7 @@ def plan_phases(output: Path) -> list[Phase]:
             "media",
             "draw talking heads, and things that move and sound",
             [
-                f"tools/generate_data.py general --num-clips 64 --output {output}/media/general",
+                f"tools/generate_data.py general --num-clips 48 --output {output}/media/general",
                 f"tools/generate_data.py heads --output {output}/media/heads",
             ],
         ),
