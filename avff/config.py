@@ -208,8 +208,8 @@ class PretrainConfig:
             "set pretrain.contrastive_level=clip",
         )
         _require(
-            0 < self.temperature_min <= self.temperature,
-            f"pretrain.temperature {self.temperature} has to be at least pretrain.temperature_min {self.temperature_min} > 0",
+            0 < self.temperature_min < self.temperature,
+            f"pretrain.temperature {self.temperature} has to be above pretrain.temperature_min {self.temperature_min} > 0",
         )
 
 
