@@ -15,7 +15,6 @@ checkpoints/step-N/
 """
 
 import dataclasses
-import hashlib
 import json
 import re
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any
 
 from avff.config import Config, load_config
 from avff.errors import CheckpointError
+from avff.files import sha256_of
 from avff.strict_yaml import from_dict
 
 CHECKPOINTS = "checkpoints"
@@ -64,6 +64,12 @@ def committed_steps(run_dir: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
+def uncommitted_folders(run_dir: Path) -> list[Path]:
+    """Returns folders that are named like a checkpoint and are none."""
+    folders = sorted((run_dir / CHECKPOINTS).glob("step-*"))
+    return [path for path in folders if re.fullmatch(r"step-\d+", path.name) and not (path / COMMIT).exists()]
+
+
 def read_state(directory: Path) -> dict[str, Any]:
     return json.loads((directory / STATE).read_text())
 
@@ -76,11 +82,6 @@ def best_step(run_dir: Path) -> int | None:
         if validation:
             scores[step] = validation["value"] * (1 if validation["higher_is_better"] else -1)
     return max(scores, key=lambda step: (scores[step], step), default=None)
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_problems(directory: Path, *, rank: int = 0, world_size: int = 1) -> list[str]:

@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from avff.config import BuildConfig, Config
+from avff.build_config import BuildConfig
+from avff.config import Config
 from avff.data.shards import Sample, ShardDirectory, open_directory, write_manifest, write_shard
 from avff.schema import AudioInfo, EncoderInfo, SampleMetadata, Track, VideoInfo, complete_labels
 from avff.seeding import generator

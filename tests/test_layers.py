@@ -8,17 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOUNS = {"errors", "schema", "batch", "config", "strict_yaml", "seeding"}
+NOUNS = {"errors", "schema", "batch", "config", "build_config", "strict_yaml", "seeding", "files"}
 # room: the rooms of avff that it may import (besides itself)
 ROOMS = {
     "errors": set(),
     "strict_yaml": {"errors"},
     "config": {"errors", "strict_yaml"},
+    "build_config": {"errors"},
     "schema": {"errors"},
     "batch": set(),
     "seeding": set(),
+    "files": set(),
     "distributed": {"errors"},
-    "run_folder": {"errors", "config", "strict_yaml"},
+    "run_folder": {"errors", "config", "strict_yaml", "files"},
     "media": NOUNS - {"batch"},
     "data": NOUNS,
     "building": NOUNS | {"media", "data"},

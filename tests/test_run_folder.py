@@ -9,7 +9,8 @@ import pytest
 from avff import run_folder
 from avff.config import save_config
 from avff.errors import CheckpointError
-from avff.run_folder import best_step, committed_steps, find_problems, resolve_checkpoint, sha256_of
+from avff.files import sha256_of
+from avff.run_folder import best_step, committed_steps, find_problems, resolve_checkpoint
 from avff.strict_yaml import to_dict
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from avff import __version__
 from avff.config import load_config
+from avff.data.trained_on import inherited_records
 from avff.errors import AvffError
 from avff.models.adapt import adapt_weights
 from avff.models.weights import load_weights, make_sidecar, parent_of, save_weights
@@ -65,6 +66,7 @@ def adapt(source: str, to: Path, output: Path, *, dry_run: bool) -> str:
         target,
         parents=[parent_of(checkpoint.weights_path)],
         build=sidecar.get("build"),
+        trained_on=inherited_records(sidecar, checkpoint.weights_path),
         made_by=f"avff {__version__} tools/adapt_weights.py",
         new=ledger.new,
         ledger=ledger.to_dict(),

@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from avff.build_config import PROFILES, BuildConfig
 from avff.building.build import DEFAULT_SHARD_BYTES, REJECTABLE, build_shards
 from avff.building.sources import Source, read_sources
 from avff.building.splits import assign_splits, check_splits, drop_straddling
-from avff.config import PROFILES, BuildConfig
 from avff.errors import AvffError, ConfigError
 from avff.media.boxes import load_boxes
 from avff.strict_yaml import apply_override, from_dict

@@ -28,13 +28,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from avff.build_config import BuildConfig
 from avff.building.journal import FinishedShard, is_whole, load_journal, request_of, save_journal
 from avff.building.parts import Part, Reject, Task, build_part, read_part, remove_part, start_worker
 from avff.building.sources import Source
 from avff.building.summary import BuildSummary, summarize
-from avff.config import BuildConfig
-from avff.data.shards import MANIFEST_NAME, open_directory, read_shard_info, write_durably, write_manifest, write_shard
+from avff.data.shards import MANIFEST_NAME, open_directory, read_shard_info, write_manifest, write_shard
 from avff.errors import ConfigError, MediaError
+from avff.files import write_durably
 from avff.media.boxes import BoxTracks
 from avff.seeding import derive_seed
 from avff.strict_yaml import to_dict

@@ -11,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from avff.build_config import BuildConfig
 from avff.building.parts import Reject
 from avff.building.sources import Source
-from avff.config import BuildConfig
-from avff.data.shards import read_shard_info, write_durably
+from avff.data.shards import read_shard_info
 from avff.errors import ConfigError, ShardError
+from avff.files import write_durably
 from avff.strict_yaml import flatten
 
 JOURNAL_NAME = "build.json"

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from avff.build_config import BuildConfig
 from avff.building.samples import build_samples
 from avff.building.sources import Source
-from avff.config import BuildConfig
 from avff.data.index import index_path, read_index
-from avff.data.shards import Sample, ShardDirectory, read_sample, write_durably, write_shard
+from avff.data.shards import Sample, ShardDirectory, read_sample, write_shard
 from avff.errors import MediaError
+from avff.files import write_durably
 from avff.media.boxes import BoxTracks
 
 

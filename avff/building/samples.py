@@ -1,12 +1,10 @@
 """One source into its samples: the one place that building and prediction share."""
 
-import hashlib
-from pathlib import Path
-
+from avff.build_config import BuildConfig
 from avff.building.sources import Source
-from avff.config import BuildConfig
 from avff.data.shards import Sample
 from avff.errors import MediaError
+from avff.files import sha256_of
 from avff.media.boxes import BoxTracks
 from avff.media.clips import MediaClip, make_clips
 from avff.schema import FakeSegments, Label, SampleMetadata, VideoInfo, complete_labels
@@ -25,7 +23,7 @@ def build_samples(source: Source, config: BuildConfig, boxes: BoxTracks | None =
         MediaError: the file cannot be read or decoded, or holds no video.
     """
     try:
-        digest = _sha256(source.path)
+        digest = sha256_of(source.path)
     except OSError as error:
         raise MediaError(f"{source.path}: cannot be read: {error}", reason="UNREADABLE") from error
     return [_sample(source, digest, clip) for clip in make_clips(source.path, config, boxes)]
@@ -88,8 +86,3 @@ def shift_segments(segments: FakeSegments | None, video: VideoInfo) -> FakeSegme
         return [[round(a, 6), round(b, 6)] for a, b in inside if a < b]
 
     return FakeSegments(video=cut(segments.video), audio=cut(segments.audio))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

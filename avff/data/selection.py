@@ -128,6 +128,22 @@ def check_unseen(validation: Sequence[StoredSample], training: Sequence[StoredSa
         )
 
 
+def check_unshared_keys(samples: Sequence[StoredSample]) -> None:
+    """Refuses samples of several directories that could not be told apart, for scores are joined by key.
+
+    Raises:
+        ShardError: names a key and both directories.
+    """
+    owners: dict[str, ShardDirectory] = {}
+    for directory, row in samples:
+        if row.key in owners:
+            raise ShardError(
+                f"key {row.key!r} is in {owners[row.key].path} and in {directory.path}; read these directories one by one, "
+                "or rebuild one of them from files of other names"
+            )
+        owners[row.key] = directory
+
+
 def evaluation_samples(
     directories: Sequence[ShardDirectory], *, split: str, labels: str = "any", limit: int = 0, seed: int = 0
 ) -> list[StoredSample]:

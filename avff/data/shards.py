@@ -21,6 +21,7 @@ import avff
 from avff.data.index import IndexRow, ShardInfo, index_bytes, index_path, read_index
 from avff.data.samples import Sample, check_sample, parse_sample, sample_bytes
 from avff.errors import ShardError
+from avff.files import sync, write_durably
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
@@ -70,7 +71,7 @@ def write_shard(directory: Path, name: str, samples: Iterable[Sample]) -> ShardI
         # The index goes first: a tar under its final name always has one.
         write_durably(index_path(directory, name), index)
         os.replace(partial, directory / name)
-        _sync_directory(directory)
+        sync(directory)
     finally:
         partial.unlink(missing_ok=True)
     return info._replace(index_sha256=hashlib.sha256(index).hexdigest())
@@ -120,25 +121,6 @@ def write_manifest(
         "shards": [info._asdict() for info in sorted(shards)],
     }
     write_durably(directory / MANIFEST_NAME, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Writes a file under a temporary name, syncs it to the disk and renames it."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # ------------------------------------------------------------------------------------------- reading

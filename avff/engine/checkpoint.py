@@ -10,7 +10,6 @@ The folder is written under a temporary name, `COMMIT` last, and renamed (avff.r
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -25,9 +24,9 @@ from torch import Tensor
 from avff import distributed, run_folder
 from avff.engine import agreement
 from avff.engine.fragments import WEIGHTS, Fragment
-from avff.engine.run_state import fsync_directory, write_durably
 from avff.engine.trainable import Trainable
 from avff.errors import CheckpointError
+from avff.files import sha256_of, sync, write_durably
 from avff.models.weights import save_weights
 
 logger = logging.getLogger(__name__)
@@ -58,8 +57,8 @@ def save(
     return not problems
 
 
-def load_newest(run_dir: Path, trainables: Sequence[Trainable]) -> dict[str, Any] | None:
-    """Restores the newest checkpoint that is whole on every rank; returns its state, None when there is none.
+def find_newest(run_dir: Path) -> Path | None:
+    """Returns the newest checkpoint that is whole on every rank, None when there is none; a collective.
 
     A damaged checkpoint is renamed to `step-N.damaged`, named in the log, and the one before it is tried.
     """
@@ -67,13 +66,17 @@ def load_newest(run_dir: Path, trainables: Sequence[Trainable]) -> dict[str, Any
         directory = run_folder.checkpoint_dir(run_dir, step)
         problems = _find_problems(directory)
         if not problems:
-            agreement.everywhere(partial(_read_fragments, directory, trainables))
-            for trainable in trainables:
-                trainable.restore(_num_updates(directory / trainable.name))
-            return run_folder.read_state(directory)
+            return directory
         logger.warning("checkpoint step-%d is damaged, falling back to the one before: %s", step, "; ".join(problems))
         agreement.on_main(partial(_set_aside, directory))
     return None
+
+
+def load(directory: Path, trainables: Sequence[Trainable]) -> None:
+    """Restores what `find_newest` found; a collective."""
+    agreement.everywhere(partial(_read_fragments, directory, trainables))
+    for trainable in trainables:
+        trainable.restore(_num_updates(directory / trainable.name))
 
 
 def _set_aside(directory: Path) -> None:
@@ -84,9 +87,13 @@ def _set_aside(directory: Path) -> None:
 
 
 def _tidy(run_dir: Path) -> list[int]:
-    """Removes what a save that was cut off left behind; returns the steps of complete checkpoints."""
+    """Clears the way for saves after one that was cut off; returns the steps of complete checkpoints."""
     for unfinished in (run_dir / run_folder.CHECKPOINTS).glob("step-*.tmp"):
         shutil.rmtree(unfinished)
+    for directory in run_folder.uncommitted_folders(run_dir):
+        # Torn by a copy, or by a kill while it was pruned. In its place, this step could never be saved again.
+        logger.warning("checkpoint %s has no %s and is set aside", directory.name, run_folder.COMMIT)
+        _set_aside(directory)
     return run_folder.committed_steps(run_dir)
 
 
@@ -170,23 +177,18 @@ def _commit(unfinished: Path, final: Path, state: dict[str, Any]) -> None:
     """Rank 0: makes every file durable, lists it, commits, renames."""
     if not distributed.is_main():
         return
-    write_durably(unfinished / run_folder.STATE, json.dumps(state, indent=1) + "\n")
+    write_durably(unfinished / run_folder.STATE, (json.dumps(state, indent=1) + "\n").encode())
     listing = {}
     for path in sorted(path for path in unfinished.rglob("*") if path.is_file()):
-        _fsync(path)
+        sync(path)
         name = path.relative_to(unfinished).as_posix()
-        listing[name] = {"bytes": path.stat().st_size, "sha256": run_folder.sha256_of(path)}
+        listing[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
     for folder in (path for path in unfinished.iterdir() if path.is_dir()):
-        fsync_directory(folder)
-    write_durably(unfinished / run_folder.FILES, json.dumps(listing, indent=1) + "\n")
-    write_durably(unfinished / run_folder.COMMIT, run_folder.sha256_of(unfinished / run_folder.FILES) + "\n")
+        sync(folder)
+    write_durably(unfinished / run_folder.FILES, (json.dumps(listing, indent=1) + "\n").encode())
+    write_durably(unfinished / run_folder.COMMIT, f"{sha256_of(unfinished / run_folder.FILES)}\n".encode())
     unfinished.rename(final)
-    fsync_directory(final.parent)
-
-
-def _fsync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    sync(final.parent)
 
 
 # ------------------------------------------------------------------------------------------- reading

@@ -13,6 +13,7 @@ from avff.data.stream import StepBatch
 from avff.engine import agreement, checkpoint, panels
 from avff.engine.ledger import Ledger
 from avff.engine.metrics_log import MetricsLog
+from avff.engine.origin import Origin
 from avff.engine.rates import Rates
 from avff.engine.run_data import RunData
 from avff.engine.signals import StopFlag
@@ -38,6 +39,7 @@ class Loop:
         validator: Validator,
         ledger: Ledger,
         rates: Rates,
+        origin: Origin,
         sidecar: dict[str, Any],
         window: dict[str, list[float]],
         step: int,
@@ -48,6 +50,7 @@ class Loop:
         self.validator = validator
         self.ledger = ledger
         self.rates = rates
+        self.origin = origin
         self.sidecar = sidecar
         self.step = step
         self.log = agreement.everywhere(lambda: MetricsLog(config, resume_step=step) if distributed.is_main() else None)
@@ -193,6 +196,7 @@ class Loop:
             "world_size": distributed.world_size(),
             "zero_stage": self.config.engine.zero_stage,
             "build": self.data.build,
+            **self.origin._asdict(),
             "avff_version": self.sidecar["avff_version"],
             "code_revision": self.sidecar["code_revision"],
             "ledger": self.ledger.counters(),

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from avff.config import Config
-from avff.engine.run_state import write_durably
 from avff.errors import TrainingError
+from avff.files import write_durably
 from avff.strict_yaml import to_dict
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def truncate_metrics(path: Path, resume_step: int) -> None:
     """Removes a torn last line and every line after `resume_step`."""
     if path.is_file():
         kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
-        write_durably(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def _start_wandb(config: Config) -> Any:

@@ -10,9 +10,10 @@ from avff import distributed
 from avff.batch import AVBatch
 from avff.config import Config
 from avff.data.plan import build_plan
-from avff.data.selection import check_unseen, evaluation_samples, open_directories
+from avff.data.selection import check_unseen, check_unshared_keys, evaluation_samples, open_directories
 from avff.data.shards import read_sample
 from avff.data.stream import StepBatch, evaluation_loader, train_loader
+from avff.data.trained_on import training_records
 from avff.data.views import AVView
 from avff.errors import ShardError
 
@@ -25,6 +26,7 @@ class RunData:
     Attributes:
         plan: the order of training clips.
         validation: usable validation samples, over all ranks.
+        trained_on: the training directories, as checkpoints record them.
         build: how the training clips were made (a BuildConfig as plain values), for prediction to do the same.
     """
 
@@ -33,6 +35,7 @@ class RunData:
         self.view = AVView(config.clip)
         train, held_out = open_directories(config.data.train), open_directories(config.data.validation)
         self.plan = build_plan(config, train, held_out)
+        self.trained_on = training_records(config, train, self.plan.samples)
         self.build: dict[str, Any] = train[0].manifest["build"]
         for directory in train:
             if directory.manifest["build"] != self.build:
@@ -46,6 +49,7 @@ class RunData:
             held_out, split=data.validation_split, labels=data.labels, limit=data.max_validation_clips, seed=config.seed
         )
         self.validation = [sample for sample in samples if sample.row.can_hold(config.clip.duration_seconds)]
+        check_unshared_keys(self.validation)
         check_unseen(self.validation, self.plan.samples)
         if held_out and not self.validation:
             raise ShardError(

@@ -1,12 +1,12 @@
 """What a run remembers between processes: its config, its exit, and which settings may change on the way."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from avff.config import Config, load_config, save_config
 from avff.errors import ConfigError
+from avff.files import write_durably
 from avff.strict_yaml import flatten
 
 EXIT = "exit.json"
@@ -60,23 +60,5 @@ def _may_change(key: str) -> bool:
 
 def write_exit(run_dir: Path, *, reason: str, code: int, step: int) -> None:
     """Writes exit.json, which launchers read: torchrun hides the code of its ranks."""
-    write_durably(run_dir / EXIT, json.dumps({"reason": reason, "code": code, "step": step}) + "\n")
-
-
-def write_durably(path: Path, text: str) -> None:
-    """Replaces a file so that after a crash either the old or the new content is there."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
-    fsync_directory(path.parent)
-
-
-def fsync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    content = json.dumps({"reason": reason, "code": code, "step": step}) + "\n"
+    write_durably(run_dir / EXIT, content.encode())

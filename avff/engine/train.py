@@ -15,6 +15,7 @@ from avff.engine import agreement, checkpoint, process, run_state
 from avff.engine.deepspeed_config import critics_zero_stage
 from avff.engine.ledger import Ledger
 from avff.engine.loop import Loop
+from avff.engine.origin import Origin, continue_from, start_from
 from avff.engine.rates import Rates
 from avff.engine.run_data import RunData
 from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
@@ -24,7 +25,7 @@ from avff.engine.validation import Validator
 from avff.errors import AvffError, CheckpointError, TrainingError
 from avff.models.flops import training_gflops
 from avff.models.transformer import Block
-from avff.models.weights import load_initial_weights, make_sidecar, parent_of
+from avff.models.weights import make_sidecar
 from avff.objectives import build_objective
 from avff.preprocess import Preprocess
 
@@ -107,24 +108,27 @@ def _exit_code(error: BaseException) -> int:
 def _prepare(config: Config, device: torch.device) -> Loop:
     data = agreement.everywhere(lambda: RunData(config))
     objective = build_objective(config)
-    start = Path(config.engine.init_weights) if config.engine.init_weights else None
-    # Names that the file leaves to their random start learn at a rate of their own.
-    new_names = load_initial_weights(objective.model, start, config) if start else ()
+    newest = checkpoint.find_newest(config.run_dir)
+    state = run_folder.read_state(newest) if newest else {}
+    _check_plan(config, data, state)
+    origin = continue_from(state) if newest else start_from(config, objective.model, data.trained_on)
     if config.engine.compile:
         _compile_blocks(objective.model)
     stage = config.engine.zero_stage
     rate = config.optim.learning_rate
-    model = Trainable("model", objective.model, config, zero_stage=stage, learning_rate=rate, new_names=new_names)
+    model = Trainable(
+        "model", objective.model, config, zero_stage=stage, learning_rate=rate, new_names=origin.new_names
+    )
     critics = None
     if objective.critics is not None:
         critic_stage, critic_rate = critics_zero_stage(config), config.optim.critic_learning_rate
         critics = Trainable("critics", objective.critics, config, zero_stage=critic_stage, learning_rate=critic_rate)
     preprocess = Preprocess(config.clip, config.data.augment)
     updater = Updater(config, objective, model, critics, preprocess, device)
-    state = checkpoint.load_newest(config.run_dir, updater.trainables) or {}
+    if newest:
+        checkpoint.load(newest, updater.trainables)
     step = state.get("step", 0)
-    _check_plan(config, data, state)
-    verb = "continues" if state else "starts"
+    verb = "continues" if newest else "starts"
     logger.info("%s: %s at step %d of %d", config.run_dir, verb, step, config.optim.num_steps)
     return Loop(
         config,
@@ -138,7 +142,8 @@ def _prepare(config: Config, device: torch.device) -> Loop:
             state.get("productive_seconds", 0.0),
             state.get("first_start_unix", time.time()),
         ),
-        _sidecar(config, data),
+        origin,
+        _sidecar(config, data, origin),
         {name: list(sums) for name, sums in state.get("window", {}).items()},
         step,
     )
@@ -160,14 +165,14 @@ def _check_plan(config: Config, data: RunData, state: dict[str, Any]) -> None:
         )
 
 
-def _sidecar(config: Config, data: RunData) -> dict[str, Any]:
+def _sidecar(config: Config, data: RunData, origin: Origin) -> dict[str, Any]:
     """What every checkpoint of the run says about itself."""
-    parents = [parent_of(Path(config.engine.init_weights))] if config.engine.init_weights else []
     return make_sidecar(
         f"{config.stage} run {config.name!r}",
         config,
-        parents=parents,
+        parents=origin.parents,
         build=data.build,
+        trained_on=origin.trained_on,
         avff_version=avff.__version__,
         code_revision=_code_revision(),
     )

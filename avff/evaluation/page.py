@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from avff.evaluation import plots
-from avff.evaluation.rows import Row, write_atomically
+from avff.evaluation.rows import Row
+from avff.files import write_durably
 
 NUM_MISTAKES = 15
 METRIC_NAMES = {
@@ -58,7 +59,8 @@ def write_page(path: Path, results: Sequence[Result], *, title: str, notes: Sequ
         results: the first is the page's subject; the others are drawn beside it.
         notes: sentences for the hazards section, besides those of the summaries.
     """
-    write_atomically(path, render_page(results, title=title, notes=notes))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_durably(path, render_page(results, title=title, notes=notes).encode())
 
 
 def render_page(results: Sequence[Result], *, title: str, notes: Sequence[str] = ()) -> str:

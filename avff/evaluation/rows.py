@@ -9,7 +9,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 import types
 import typing
 from collections import Counter
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from avff.errors import EvaluationError
+from avff.files import write_durably
 from avff.schema import Label
 
 LIST_SEPARATOR = ";"
@@ -139,7 +139,7 @@ def check_unique(rows: Iterable[Row]) -> None:
 def write_jsonl(path: Path, rows: Sequence[Row]) -> None:
     """Writes one JSON object per line, whole or not at all."""
     check_unique(rows)
-    write_atomically(path, "".join(json.dumps(dataclasses.asdict(row), allow_nan=False) + "\n" for row in rows))
+    _write(path, "".join(json.dumps(dataclasses.asdict(row), allow_nan=False) + "\n" for row in rows))
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -149,7 +149,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_FIELDS)
     writer.writerows([_to_text(getattr(row, name)) for name in _FIELDS] for row in rows)
-    write_atomically(path, text.getvalue())
+    _write(path, text.getvalue())
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -167,15 +167,9 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name in the same folder and renames it."""
+def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_durably(path, text.encode())
 
 
 def _row(record: dict[str, Any], where: str, from_text: bool) -> Row:

@@ -20,8 +20,9 @@ from avff.data.views import AVView
 from avff.evaluation.aggregate import probability
 from avff.evaluation.baselines import boosting_logits, probe_logits
 from avff.evaluation.compare import mean_auc
-from avff.evaluation.rows import Row, Table, write_atomically, write_jsonl
+from avff.evaluation.rows import Row, Table, write_jsonl
 from avff.evaluation.summary import summarize
+from avff.files import write_durably
 from avff.inference.detector import choose_device
 from avff.inference.evaluate import describe_sample, select_split
 from avff.inference.features import RandomFeatures, feature_matrix, metadata_features
@@ -97,7 +98,7 @@ def evaluate_baselines(
     summary = summarize(Table(rows=metadata_rows, expected=len(test)))
     random_features = mean_auc(probe_rows)
     report = {METADATA_ONLY: summary, RANDOM_FEATURES: random_features}
-    write_atomically(output / "baselines.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_durably(output / "baselines.json", (json.dumps(report, indent=1, allow_nan=False) + "\n").encode())
     return Baselines(metadata_only=summary["overall"]["auc"], random_features=random_features, row_paths=paths[:2])
 
 

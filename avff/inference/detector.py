@@ -9,15 +9,18 @@ from typing import Any
 import torch
 
 from avff.batch import AVBatch, Clip
-from avff.config import BuildConfig, Config
+from avff.build_config import BuildConfig
+from avff.config import Config
+from avff.data.trained_on import inherited_records
 from avff.data.views import AVView
 from avff.errors import CheckpointError, ConfigError
 from avff.evaluation.aggregate import Logits, WindowScore
+from avff.files import sha256_of
 from avff.models.build import build_classifier
 from avff.models.classifier import Classifier
 from avff.models.weights import NOT_IN_WEIGHTS, load_into, load_weights
 from avff.preprocess import Preprocess
-from avff.run_folder import EMA, CheckpointRef, resolve_checkpoint, sha256_of
+from avff.run_folder import EMA, CheckpointRef, resolve_checkpoint
 from avff.strict_yaml import flatten, from_dict
 
 
@@ -30,6 +33,7 @@ class Detector:
         run_dir: its folder; for a bare weight file, the folder that holds it.
         weights_path: the file that was loaded.
         build: how the training clips were made; None where the checkpoint does not say.
+        trained_on: records of the shard directories of its training and of all stages before (avff.data.trained_on).
         threshold: on the fake probability, chosen on validation; None where the checkpoint holds none for these
             weights.
     """
@@ -42,6 +46,7 @@ class Detector:
     step: int
     config: Config
     build: BuildConfig | None
+    trained_on: list[dict[str, Any]]
     threshold: float | None
     device: torch.device
     view: AVView
@@ -109,6 +114,7 @@ def make_detector(reference: CheckpointRef, model: Classifier, device: torch.dev
         step=reference.step,
         config=reference.config,
         build=from_dict(BuildConfig, build, where=f"{reference.weights_path}: build") if build else None,
+        trained_on=inherited_records(reference.state, reference.weights_path),
         threshold=_threshold(reference),
         device=device,
         view=AVView(reference.config.clip),

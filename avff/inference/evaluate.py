@@ -12,15 +12,16 @@ from tqdm import tqdm
 
 from avff.config import Config
 from avff.data.index import IndexRow
-from avff.data.selection import StoredSample
+from avff.data.selection import StoredSample, check_unshared_keys
 from avff.data.shards import ShardDirectory, open_directory
 from avff.data.windows import check_rate
 from avff.errors import EvaluationError
 from avff.evaluation.aggregate import WINDOW_AGGREGATION, ClipScore, aggregate, probability
 from avff.evaluation.compare import auc_difference
 from avff.evaluation.page import Result, write_page
-from avff.evaluation.rows import Row, Table, read_rows, write_atomically, write_csv, write_jsonl
+from avff.evaluation.rows import Row, Table, read_rows, write_csv, write_jsonl
 from avff.evaluation.summary import summarize
+from avff.files import write_durably
 from avff.inference.detector import Detector, load_detector
 from avff.inference.loading import LoadedSample, load_samples
 from avff.inference.provenance import check_build, describe_provenance, leak_notes, read_training
@@ -71,8 +72,8 @@ def evaluate(
 
     Raises:
         CheckpointError: no such checkpoint, or of another stage or model.
-        ShardError: a directory is missing or incomplete.
-        EvaluationError: shards of another build, no clip of the split, keys that collide, or clips that could not be read;
+        ShardError: a directory is missing or incomplete, or two of them share a key.
+        EvaluationError: shards of another build, no clip of the split, or clips that could not be read;
             in the last case the rows are written all the same.
     """
     detector = load_detector(checkpoint, config=config, device=device)
@@ -88,7 +89,7 @@ def evaluate(
     summary["hazards"] += [*notes, *leak_notes(detector, table.rows)]
     summary["differences"] = {name: auc_difference(table.rows, rows) for name, rows in others.items()}
     summary["provenance"] = describe_provenance(detector, directories)
-    write_atomically(output / SUMMARY, json.dumps(summary, indent=1, allow_nan=False) + "\n")
+    write_durably(output / SUMMARY, (json.dumps(summary, indent=1, allow_nan=False) + "\n").encode())
     main = Result(summary, table.rows, summary["provenance"], read_training(detector))
     beside = [Result(summarize(Table(rows=rows, expected=len(rows))), rows, {}) for rows in others.values()]
     write_page(output / PAGE, [main, *beside], title=f"{detector.run}: {split} split")
@@ -99,7 +100,8 @@ def select_split(directories: Sequence[ShardDirectory], split: str) -> list[Stor
     """Returns every sample of a split, undecidable ones included.
 
     Raises:
-        EvaluationError: the split is empty, or two directories share a key.
+        EvaluationError: the split is empty.
+        ShardError: two directories share a key.
     """
     samples = [StoredSample(d, row) for d in directories for row in d.rows if row.split == split]
     if not samples:
@@ -107,13 +109,7 @@ def select_split(directories: Sequence[ShardDirectory], split: str) -> list[Stor
         raise EvaluationError(
             f"no clip of split {split!r} in {', '.join(str(d.path) for d in directories)}; splits there: {', '.join(there)}"
         )
-    owner: dict[str, Path] = {}
-    for directory, row in samples:
-        if row.key in owner:
-            raise EvaluationError(
-                f"key {row.key!r} is in {owner[row.key]} and in {directory.path}; evaluate these directories one by one"
-            )
-        owner[row.key] = directory.path
+    check_unshared_keys(samples)
     return samples
 
 

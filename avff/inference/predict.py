@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from avff.build_config import BuildConfig
 from avff.building.samples import build_samples
 from avff.building.sources import single_source
-from avff.config import BuildConfig
 from avff.data.shards import Sample
 from avff.errors import CheckpointError, MediaError
 from avff.evaluation.aggregate import ClipScore, WindowScore, aggregate, probability

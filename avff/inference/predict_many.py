@@ -13,7 +13,7 @@ from tqdm import tqdm
 from avff.building.sources import VIDEO_SUFFIXES
 from avff.errors import EvaluationError, MediaError
 from avff.evaluation.aggregate import probability
-from avff.evaluation.rows import write_atomically
+from avff.files import write_durably
 from avff.inference.detector import Detector
 from avff.inference.predict import Prediction, predict_file
 from avff.inference.report import name_track
@@ -76,7 +76,7 @@ def predict_folder(
             file.flush()
             rows.append(row)
     if format == "open-avff":
-        write_atomically(output, _open_avff(rows))
+        write_durably(output, _open_avff(rows).encode())
     return rows
 
 
@@ -120,7 +120,7 @@ def _continue_table(path: Path, checkpoint_sha256: str) -> list[dict[str, str]]:
     content = path.read_bytes() if path.is_file() else b""
     whole = content[: content.rfind(b"\n") + 1]
     if not whole:
-        write_atomically(path, _csv_line(COLUMNS))
+        write_durably(path, _csv_line(COLUMNS).encode())
         return []
     rows = list(csv.DictReader(io.StringIO(whole.decode("utf-8"), newline="")))
     header = whole.split(b"\n", 1)[0].decode("utf-8")

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 from avff import __version__
-from avff.config import BuildConfig, VideoProfile
-from avff.data.selection import trained_splits
-from avff.data.shards import ShardDirectory, open_directory
-from avff.errors import EvaluationError, ShardError
+from avff.build_config import BuildConfig, VideoProfile
+from avff.data.shards import ShardDirectory
+from avff.data.trained_on import trained_groups
+from avff.errors import EvaluationError
 from avff.evaluation.hazards import find_leaks
 from avff.evaluation.rows import Row
 from avff.inference.detector import Detector
@@ -40,21 +39,9 @@ def check_build(detector: Detector, directory: ShardDirectory, *, allow: bool) -
 
 
 def leak_notes(detector: Detector, rows: Sequence[Row]) -> list[str]:
-    """Looks for people of the test clips in the run's training shards, where those are still on this machine."""
-    config, groups, notes = detector.config.data, {}, []
-    for source in config.train:
-        if not Path(source.path).is_dir():
-            notes.append(f"The training shards {source.path} are not here, so nobody checked them for the same people.")
-            continue
-        try:
-            rows_trained_on = open_directory(source.path).rows
-        except ShardError as error:
-            notes.append(f"Nobody checked the training shards for the same people, for they cannot be read: {error}.")
-            continue
-        for row in rows_trained_on:
-            if row.split in trained_splits(config.train_split):
-                groups.update(dict.fromkeys(row.group_ids, source.path))
-    return [*find_leaks(rows, groups), *notes]
+    """Looks for people of the test clips in what any stage was trained on, where that is still on this machine."""
+    trained = trained_groups(detector.trained_on)
+    return [*find_leaks(rows, trained.where), *trained.notes]
 
 
 def describe_provenance(detector: Detector, directories: Sequence[ShardDirectory]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from avff.config import BuildConfig
+from avff.build_config import BuildConfig
 from avff.media.audio import SAMPLE_RATE_HZ, AudioLine
 from avff.media.boxes import BoxTracks, box_paths
 from avff.media.crops import FacePath, square_crop

@@ -6,7 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 
-from avff.config import VideoProfile
+from avff.build_config import VideoProfile
 from avff.media.audio import SAMPLE_RATE_HZ
 from avff.schema import EncoderInfo
 

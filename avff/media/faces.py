@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from avff.config import FaceConfig
+from avff.build_config import FaceConfig
 from avff.errors import ConfigError
 from avff.media.crops import FacePath
 from avff.media.identities import IdentityBook

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from avff.config import FaceConfig
+from avff.build_config import FaceConfig
 from avff.media.crops import FacePath
 
 MIN_IOU = 0.3

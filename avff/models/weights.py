@@ -1,9 +1,7 @@
 """Weight files: `.safetensors` with a JSON sidecar of the same name, the only format that stages exchange (DESIGN §8)."""
 
 import difflib
-import hashlib
 import json
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 
 from avff.config import Config
 from avff.errors import CheckpointError
+from avff.files import sha256_of, write_durably
 from avff.strict_yaml import flatten, from_dict, to_dict
 
 OWN_LICENCE = "Apache-2.0"
@@ -57,7 +56,7 @@ def make_sidecar(
 
 def parent_of(path: Path) -> dict[str, Any]:
     """Describes a weight file as the parent of another one."""
-    sidecar = _read_sidecar(path)
+    sidecar = read_sidecar(path)
     return {
         "file": path.name,
         "what": sidecar.get("what", ""),
@@ -65,11 +64,6 @@ def parent_of(path: Path) -> dict[str, Any]:
         "licences": sidecar.get("licences", [OWN_LICENCE]),
         "parents": sidecar.get("parents", []),
     }
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -83,8 +77,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], sidecar: Mapping[str
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(sidecar), indent=2, sort_keys=False) + "\n"
     data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    _write_whole(path.with_suffix(".json"), text.encode())
-    _write_whole(path, data)
+    write_durably(path.with_suffix(".json"), text.encode())
+    write_durably(path, data)
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -96,7 +90,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weight file")
-    sidecar = _read_sidecar(path)
+    sidecar = read_sidecar(path)
     try:
         tensors = safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
@@ -104,7 +98,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, sidecar
 
 
-def _read_sidecar(path: Path) -> dict[str, Any]:
+def read_sidecar(path: Path) -> dict[str, Any]:
+    """Returns what a weight file says about itself; raises CheckpointError where it says nothing readable."""
     sidecar_path = path.with_suffix(".json")
     if not sidecar_path.is_file():
         raise CheckpointError(f"{path}: {sidecar_path.name} is missing beside it; it says what the weights are")
@@ -115,18 +110,6 @@ def _read_sidecar(path: Path) -> dict[str, Any]:
     if not isinstance(sidecar, dict):
         raise CheckpointError(f"{sidecar_path}: expected a JSON object, found {type(sidecar).__name__}")
     return sidecar
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # ------------------------------------------------------------------------------------------- into a model

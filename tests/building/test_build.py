@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from avff.build_config import BuildConfig
 from avff.building.build import _run_in, build_shards
 from avff.building.samples import segment_labels, shift_segments
 from avff.building.sources import Source, read_sources
-from avff.config import BuildConfig
 from avff.data.shards import open_directory, read_sample
 from avff.errors import ConfigError, MediaError
 from avff.schema import FakeSegments, VideoInfo

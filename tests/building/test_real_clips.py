@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
+from avff.build_config import BuildConfig
 from avff.building.build import build_shards
 from avff.building.sources import read_sources
-from avff.config import BuildConfig
 from avff.data.shards import Sample, ShardDirectory, open_directory, read_sample
 
 pytestmark = [pytest.mark.real_clips, pytest.mark.slow]

@@ -9,18 +9,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+from avff.config import Config
 from avff.data.selection import evaluation_samples
 from avff.data.shards import read_sample
 from avff.engine.metrics_log import TIMING_FIELDS, read_metrics
 from avff.evaluation.aggregate import aggregate, probability
 from avff.evaluation.metrics import balanced_accuracy, roc_auc
+from avff.files import sha256_of
 from avff.inference.detector import load_detector
-from avff.run_folder import checkpoint_dir, committed_steps, resolve_checkpoint, sha256_of
+from avff.models.build import build_model
+from avff.models.weights import make_sidecar, read_sidecar, save_weights
+from avff.run_folder import checkpoint_dir, committed_steps, resolve_checkpoint
 from avff.strict_yaml import to_dict
 
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 6
+EARLIER = {"path": "shards/earlier", "fingerprint": "0" * 64}
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +34,13 @@ def runs(launch, make_config, shard_directory, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("training")
     source = [{"path": str(shard_directory.path)}]
 
-    def job(name: str, *, stop_in_step: int | None = None, stage: str = "pretrain", **engine: Any) -> dict[str, Any]:
+    def job(
+        name: str, *, stop_in_step: int | None = None, stage: str = "pretrain", runs_dir: str = "runs", **engine: Any
+    ) -> dict[str, Any]:
         config = make_config(
             stage=stage,
             name=name,
-            runs_dir=str(folder / "runs"),
+            runs_dir=str(folder / runs_dir),
             data={"train": source, "validation": source, "max_substituted_fraction": 0.0},
             optim={"num_steps": NUM_STEPS, "warmup_steps": 2, "learning_rate": 1e-3, "ema_decay": 0.9},
             engine={
@@ -52,6 +59,7 @@ def runs(launch, make_config, shard_directory, tmp_path_factory) -> Path:
         path.write_text(json.dumps(jobs))
         launch("run_worker.py", num_ranks, path)
 
+    initial = str(_write_initial_weights(folder / "initial.safetensors", make_config("finetune")))
     two = {"micro_batch_size": 2}
     train(
         2,
@@ -61,6 +69,7 @@ def runs(launch, make_config, shard_directory, tmp_path_factory) -> Path:
             job("resumed", stop_in_step=3, **two),
             job("resumed", **two),
             job("moved", stop_in_step=3, **two),
+            job("adapted", stop_in_step=3, stage="finetune", init_weights=initial, **two),
             # ZeRO-3 goes last: it replaces torch's linear function for the rest of the process.
             job("zero3", zero_stage=3, **two),
             job("finetuned", stage="finetune", zero_stage=3, **two),
@@ -71,6 +80,9 @@ def runs(launch, make_config, shard_directory, tmp_path_factory) -> Path:
     _flip_a_byte(checkpoint_dir(moved, 5) / "model" / "rank-00001.safetensors")
     with (moved / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "train", "step": 5, "samples_seen": 40, "loss": 0.0}\n{"kind": "train", "st')
+    # What a copy that was cut off leaves where the last step is to be saved.
+    checkpoint_dir(moved, NUM_STEPS).mkdir()
+    shutil.copytree(folder / "runs" / "adapted", folder / "rewritten" / "adapted")
     one = {"micro_batch_size": 4}
     train(
         1,
@@ -82,7 +94,22 @@ def runs(launch, make_config, shard_directory, tmp_path_factory) -> Path:
             job("moved", zero_stage=3, micro_batch_size=2),
         ],
     )
+    Path(initial).write_bytes(b"other weights")
+    Path(initial).with_suffix(".json").write_text("{}")
+    train(1, [job("adapted", stage="finetune", runs_dir="rewritten", init_weights=initial, **one)])
+    Path(initial).unlink()
+    Path(initial).with_suffix(".json").unlink()
+    train(1, [job("adapted", stage="finetune", init_weights=initial, **one)])
     return folder / "runs"
+
+
+def _write_initial_weights(path: Path, config: Config) -> Path:
+    """Writes weights without heads, which an earlier stage trained on shards that no run here names."""
+    tensors = build_model(config).state_dict()
+    new = sorted(name for name in tensors if "head" in name)
+    kept = {name: tensor for name, tensor in tensors.items() if name not in new}
+    save_weights(path, kept, make_sidecar("an earlier stage", config, new=new, trained_on=[EARLIER]))
+    return path
 
 
 def _flip_a_byte(path: Path) -> None:
@@ -138,9 +165,30 @@ def test_a_stopped_run_says_so_and_is_finished_later(runs):
 
 
 def test_a_run_moves_to_another_number_of_ranks_and_stage_past_a_damaged_checkpoint(runs):
-    damaged = runs / "moved" / "checkpoints" / "step-5.damaged"
-    assert damaged.is_dir()
+    assert {path.name for path in (runs / "moved" / "checkpoints").glob("*.damaged")} == {
+        "step-5.damaged",
+        "step-6.damaged",
+    }
+    assert committed_steps(runs / "moved")[-1] == NUM_STEPS
     _assert_same_losses(runs / "moved", runs / "whole", tolerance=1e-5)
+
+
+@pytest.mark.parametrize("runs_dir", ["runs", "rewritten"])
+def test_a_run_continues_without_the_file_it_started_from(runs, runs_dir, shard_directory):
+    run = runs.parent / runs_dir / "adapted"
+    stopped, finished = (resolve_checkpoint(f"{run}:{which}") for which in ("step-5", "last"))
+    assert finished.step == NUM_STEPS
+    parents, new_names = finished.state["parents"], finished.state["new_names"]
+    assert parents == stopped.state["parents"] and parents[0]["what"] == "an earlier stage"
+    assert new_names == stopped.state["new_names"] and new_names
+    lines = {line["step"]: line for line in _metrics(run) if line["kind"] == "train"}
+    before, after = ({name for name in lines[step] if name.startswith("learning_rate/")} for step in (4, NUM_STEPS))
+    assert before == after and "learning_rate/model/decay_new" in after
+    sidecar = read_sidecar(finished.weights_path)
+    assert sidecar["parents"] == parents
+    own, earlier = sidecar["trained_on"]
+    assert own["fingerprint"] == shard_directory.fingerprint and own["num_samples"] == 14
+    assert earlier == EARLIER and finished.state["trained_on"] == sidecar["trained_on"]
 
 
 def test_old_checkpoints_are_pruned_and_the_best_is_kept(runs):

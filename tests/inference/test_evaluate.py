@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from avff.config import BuildConfig
-from avff.errors import ConfigError, EvaluationError
+from avff.build_config import BuildConfig
+from avff.data.plan import build_plan
+from avff.data.selection import open_directories
+from avff.data.trained_on import inherited_records, trained_groups, training_records
+from avff.errors import ConfigError, EvaluationError, ShardError
 from avff.evaluation.rows import read_rows, write_jsonl
 from avff.inference.detector import load_detector
 from avff.inference.evaluate import evaluate
@@ -142,21 +145,59 @@ def test_an_empty_split_names_those_that_exist(shard_directory, run_evaluation):
 
 def test_directories_that_share_keys_are_refused(shard_directory, run_evaluation, tmp_path):
     copy = shutil.copytree(shard_directory.path, tmp_path / "copy")
-    with pytest.raises(EvaluationError, match=r"key 'test00' is in .*; evaluate these directories one by one"):
+    with pytest.raises(ShardError, match=r"key 'test00' is in .*; read these directories one by one"):
         run_evaluation([shard_directory.path, copy])
 
 
-def test_people_that_were_trained_on_are_a_leak(make_sample, write_directory, make_run, tmp_path):
-    write_directory(tmp_path / "train", [make_sample("t", group_ids=["anna"])])
+@pytest.fixture
+def records_of(tiny_config):
+    """Returns what a run over some directories records: `records_of(paths, stage="finetune", **data settings)`."""
+
+    def describe(paths, stage="finetune", **data):
+        config = tiny_config(stage, data={"train": [{"path": str(path)} for path in paths], **data})
+        directories = open_directories(config.data.train)
+        return training_records(config, directories, build_plan(config, directories).samples)
+
+    return describe
+
+
+def test_people_whom_any_stage_trained_on_are_a_leak(make_sample, write_directory, make_run, records_of, tmp_path):
+    """Stage 2 read real clips of a directory that stage 3 does not name, and of `val` too."""
     write_directory(
-        tmp_path / "test", [make_sample("x", split="test", group_ids=["anna"]), make_sample("y", split="test")]
+        tmp_path / "stage2",
+        [
+            make_sample("r", split="val", group_ids=["anna"]),
+            make_sample("f", group_ids=["bert"], is_fake=1),
+            make_sample("t", split="test", group_ids=["carl"]),
+            make_sample("s", num_frames=4, group_ids=["dora"]),
+        ],
     )
-    (tmp_path / "torn").mkdir()
-    run = make_run(data={"train": [{"path": str(tmp_path / name)} for name in ("train", "gone", "torn")]})
+    write_directory(tmp_path / "stage3", [make_sample("o", group_ids=["olga"])])
+    people = ["anna", "bert", "carl", "dora"]
+    write_directory(tmp_path / "test", [make_sample(f"x{p}", split="test", group_ids=[p]) for p in people])
+    records = records_of([tmp_path / "stage3"]) + records_of([tmp_path / "stage2"], "pretrain", train_split="")
+    assert [record["num_samples"] for record in records] == [1, 1]
+    run = make_run(trained_on=records, data={"train": [{"path": str(tmp_path / "stage3")}]})
     result = evaluate(str(run), [tmp_path / "test"], tmp_path / "out", device="cpu", num_workers=0, progress=False)
-    hazards = " ".join(result.summary["hazards"])
-    assert "Leak: 1 of 2 clips" in hazards and "'anna'" in hazards
-    assert "gone are not here" in hazards and "torn: has no manifest.json" in hazards
+    (leak,) = [hazard for hazard in result.summary["hazards"] if hazard.startswith("Leak")]
+    assert "1 of 4 clips" in leak and f"'anna' ({tmp_path / 'stage2'})" in leak
+
+
+def test_training_shards_that_cannot_be_checked_are_named(make_sample, write_directory, records_of, tmp_path):
+    names = ("gone", "torn", "rebuilt")
+    for name in names:
+        write_directory(tmp_path / name, [make_sample("a", group_ids=["anna"])])
+    records = records_of([tmp_path / name for name in names])
+    shutil.rmtree(tmp_path / "gone")
+    (tmp_path / "torn" / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "rebuilt")
+    write_directory(tmp_path / "rebuilt", [make_sample("b", group_ids=["anna"])])
+    old = inherited_records({}, tmp_path / "old.safetensors")
+    groups, notes = trained_groups([*records, *old])
+    assert groups == {} and len(notes) == 4
+    found = " ".join(notes)
+    assert "gone are not here" in found and "torn: has no manifest.json" in found
+    assert "rebuilt were rebuilt since" in found and "old.safetensors do not record" in found
 
 
 @pytest.mark.slow

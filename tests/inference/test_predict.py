@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from avff import cli
+from avff.build_config import BuildConfig, FaceConfig
 from avff.building.build import build_shards
 from avff.building.sources import read_sources
-from avff.config import BuildConfig, FaceConfig
 from avff.errors import CheckpointError, MediaError
 from avff.evaluation.aggregate import probability
 from avff.inference.detector import load_detector

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from media_files import Pictures, Sound, noise, solid, steady, write_media
 
-from avff.config import BuildConfig
+from avff.build_config import BuildConfig
 from avff.errors import ConfigError, MediaError
 from avff.media.clips import MediaClip, make_clips
 from avff.media.faces import _detector

@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from avff.config import PROFILES
+from avff.build_config import PROFILES
 from avff.media.encode import VideoEncoder, encode_flac
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from media_files import steady, write_media
 
-from avff.config import BuildConfig, FaceConfig
+from avff.build_config import BuildConfig, FaceConfig
 from avff.media.clips import make_clips
 from avff.media.reader import read_frames, upright_rgb
 from avff.media.synthetic.talking_heads import SplitPlan, generate_talking_heads

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from avff.config import FaceConfig
+from avff.build_config import FaceConfig
 from avff.media.tracks import Detection, LinkedTrack, iou, lay_on_frames, link_detections, smooth
 
 CONFIG = FaceConfig()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from avff.errors import CheckpointError
+from avff.files import sha256_of
 from avff.models import build_model
 from avff.models.weights import (
     load_initial_weights,
@@ -15,7 +16,6 @@ from avff.models.weights import (
     make_sidecar,
     parent_of,
     save_weights,
-    sha256_of,
 )
 
 

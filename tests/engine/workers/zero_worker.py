@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from avff import distributed
+from avff import distributed, run_folder
 from avff.batch import AVBatch
 from avff.config import Config, DataConfig, EngineConfig, OptimConfig
 from avff.engine import checkpoint, process
@@ -181,11 +181,12 @@ def read_checkpoints(device: torch.device, folder: Path) -> dict[str, list]:
     for source in (0, 1, 2, 3):
         for target in (0, 1, 2, 3):
             updater = make_updater(target, "fp32", device, seed=99)
-            state = checkpoint.load_newest(folder / f"stage{source}", updater.trainables)
+            newest = checkpoint.find_newest(folder / f"stage{source}")
+            checkpoint.load(newest, updater.trainables)
             read_back = stored_difference(updater, folder / f"stage{source}" / "checkpoints" / "step-3")
             train(updater, STEPS - 2, STEPS)
             worst = max(worst_difference(trainable, reference) for trainable in updater.trainables)
-            results[f"{source} -> {target}"] = [state["step"], read_back, worst]
+            results[f"{source} -> {target}"] = [run_folder.read_state(newest)["step"], read_back, worst]
     return results
 
 
