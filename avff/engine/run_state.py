@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from avff import run_folder
 from avff.config import Config, load_config, save_config
 from avff.errors import ConfigError
 from avff.files import write_durably
@@ -32,11 +33,14 @@ MAY_CHANGE = (
 def open_run(config: Config) -> None:
     """Makes the run folder, or checks that the config continues the run that is there.
 
+    A folder without a checkpoint holds nothing to continue, such as after a first start with a mistyped path: there
+    the config may still change.
+
     Raises:
         ConfigError: a setting differs that a continued run cannot change; each is named with both values.
     """
     path = config.run_dir / "config.yaml"
-    if path.is_file():
+    if path.is_file() and run_folder.committed_steps(config.run_dir):
         differences = _forbidden_changes(load_config(path), config)
         if differences:
             raise ConfigError(

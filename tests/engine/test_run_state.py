@@ -22,8 +22,21 @@ def test_resources_and_logging_may_change(tiny_config):
     assert load_config(changed.run_dir / "config.yaml") == changed
 
 
+def commit_a_step(config):
+    step_dir = checkpoint_dir(config.run_dir, 1)
+    step_dir.mkdir(parents=True)
+    (step_dir / COMMIT).touch()
+
+
+def test_a_start_that_saved_nothing_does_not_hold_its_name(tiny_config):
+    open_run(tiny_config(data={"train": [{"path": "mistyped"}]}))
+    open_run(tiny_config(seed=5))
+    assert load_config(tiny_config().run_dir / "config.yaml") == tiny_config(seed=5)
+
+
 def test_anything_else_is_refused_with_both_values(tiny_config):
     open_run(tiny_config())
+    commit_a_step(tiny_config())
     changed = tiny_config(optim={"num_steps": 9, "warmup_steps": 2}, seed=5)
     with pytest.raises(ConfigError) as caught:
         open_run(changed)
