@@ -137,7 +137,10 @@ def choose_device(device: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device {device!r} was asked for, but torch sees no GPU; use --device cpu or auto")
-    return torch.device(device)
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device!r} is unknown; use --device auto, cpu, cuda or cuda:N") from error
 
 
 def _check_stage(checkpoint: str, reference: CheckpointRef, config: Config | None) -> None:

@@ -19,6 +19,7 @@ from avff.inference.predict import Prediction, predict_file
 from avff.inference.report import name_track
 
 Format = Literal["avff", "open-avff"]
+OPEN_AVFF_HEADER = "video_name,y_pred"
 COLUMNS = (
     "video_name",
     "verdict",
@@ -57,6 +58,8 @@ def predict_folder(
     """
     names = _media_names(folder)
     table = output if format == "avff" else output.with_suffix(".full.csv")
+    if format == "open-avff":
+        _check_open_avff(output)
     rows = _continue_table(table, detector.checkpoint_sha256)
     done = {row["video_name"] for row in rows}
     remaining = [name for name in names if name not in done]
@@ -114,6 +117,13 @@ def _media_names(folder: Path) -> list[str]:
     return names
 
 
+def _check_open_avff(path: Path) -> None:
+    """Refuses to replace a file that is not an earlier list of the same kind."""
+    header = path.read_text(encoding="utf-8").split("\n", 1)[0] if path.is_file() else OPEN_AVFF_HEADER
+    if header != OPEN_AVFF_HEADER:
+        raise EvaluationError(f"{path}: its header is {header!r}, not {OPEN_AVFF_HEADER!r}; give another --output")
+
+
 def _continue_table(path: Path, checkpoint_sha256: str) -> list[dict[str, str]]:
     """Returns the rows that are there, after removing a line that an interruption tore."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,7 +152,7 @@ def _continue_table(path: Path, checkpoint_sha256: str) -> list[dict[str, str]]:
 def _open_avff(rows: Sequence[dict[str, str]]) -> str:
     ordered = sorted(rows, key=lambda row: row["video_name"])
     lines = [_csv_line((row["video_name"], row["fake_probability"])) for row in ordered]
-    return _csv_line(("video_name", "y_pred")) + "".join(lines)
+    return OPEN_AVFF_HEADER + "\n" + "".join(lines)
 
 
 def _csv_line(cells: Iterable[str]) -> str:

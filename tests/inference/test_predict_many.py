@@ -67,6 +67,14 @@ def test_open_avff_format(folder, frame_detector, tmp_path):
     assert read(tmp_path / "out.full.csv") == rows
 
 
+def test_open_avff_format_replaces_no_other_table(folder, frame_detector, tmp_path):
+    output = tmp_path / "out.csv"
+    output.write_text("video_name,verdict\na.mp4,REAL\n")
+    with pytest.raises(EvaluationError, match="its header is 'video_name,verdict', not 'video_name,y_pred'"):
+        predict_folder(folder, frame_detector, output, format="open-avff", progress=False)
+    assert output.read_text() == "video_name,verdict\na.mp4,REAL\n"
+
+
 def test_a_table_of_another_checkpoint_or_form_is_refused(folder, frame_detector, tmp_path):
     output = tmp_path / "out.csv"
     predict_folder(folder, frame_detector, output, progress=False)
