@@ -16,7 +16,7 @@ OVERRIDES_HELP = "config overrides, such as optim.learning_rate=1e-4 (lists and 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the process exit code: 0 done, 2 a mistake of the caller, 3 training stopped."""
+    """Runs one command; returns the process exit code: 0 done, 2 a mistake of the caller, 3 training stopped, 130 interrupted."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AvffError as error:
         print(f"avff {options.command}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"avff {options.command}: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -211,7 +214,8 @@ def _add_predict(commands) -> None:
         "--format",
         choices=("avff", "open-avff"),
         default="avff",
-        help="columns of a folder's CSV; open-avff writes video_name,y_pred (default: avff)",
+        help="columns of a folder's CSV; open-avff writes video_name,y_pred, empty where undecided, and keeps the full "
+        "table beside it as OUTPUT.full.csv (default: avff)",
     )
 
 

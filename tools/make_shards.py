@@ -29,11 +29,31 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--input", type=Path, required=True, help="folder, CSV or one media file")
     parser.add_argument("--output", type=Path, required=True, help="shard directory to create or continue")
     parser.add_argument("--root", type=Path, help="folder that the CSV's names are relative to (default: the CSV's)")
-    parser.add_argument("--mode", choices=("faces", "frame", "boxes"), default="faces")
-    parser.add_argument("--profile", choices=tuple(PROFILES), default="pretrain")
+    parser.add_argument(
+        "--mode",
+        choices=("faces", "frame", "boxes"),
+        default="faces",
+        help="faces: find, track and crop them; frame: store whole frames; boxes: crop by --boxes (default: faces)",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=tuple(PROFILES),
+        default="pretrain",
+        help="how video is stored: pretrain (5 frames per second, small) or evidence (25, fine detail); default: pretrain",
+    )
     parser.add_argument("--boxes", type=Path, help="CSV of face boxes, for --mode boxes (avff/media/boxes.py)")
-    parser.add_argument("--segment-seconds", type=float, default=BuildConfig().segment_seconds)
-    parser.add_argument("--min-seconds", type=float, default=BuildConfig().min_seconds)
+    parser.add_argument(
+        "--segment-seconds",
+        type=float,
+        default=BuildConfig().segment_seconds,
+        help="longer videos are cut (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--min-seconds",
+        type=float,
+        default=BuildConfig().min_seconds,
+        help="shorter ones get status TOO_SHORT (default: %(default)s)",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="any other field of BuildConfig, such as frames_per_second=10 or faces.max_tracks=1",
@@ -46,7 +66,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--test-fraction", type=float, default=0.0)
     parser.add_argument("--drop-straddling", action="store_true", help="leave out clips whose groups lie in two splits")
     parser.add_argument("--reject", default="", help=f"leave out samples with these statuses: {','.join(REJECTABLE)}")
-    parser.add_argument("--shard-bytes", type=int, default=DEFAULT_SHARD_BYTES)
+    parser.add_argument(
+        "--shard-bytes", type=int, default=DEFAULT_SHARD_BYTES, help="size of a shard (default: %(default)s)"
+    )
     parser.add_argument("--num-workers", type=int, default=len(os.sched_getaffinity(0)), help="0: in this process")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     return parser.parse_args(argv)
@@ -60,6 +82,9 @@ def main(argv: list[str] | None = None) -> int:
     except AvffError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; finished sources are kept, run the same command again", file=sys.stderr)
+        return 130
     return 0
 
 

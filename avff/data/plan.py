@@ -192,7 +192,7 @@ def _nothing_left(config: Config, train: Sequence[ShardDirectory], dropped: dict
     return (
         f"{', '.join(str(directory.path) for directory in train)}: none of {read} samples is left to train on ({reasons}); "
         f"data.train_split is {config.data.train_split!r}, data.labels {config.data.labels!r}, and a clip lasts "
-        f"{config.clip.duration_seconds} s"
+        f"{config.clip.duration_seconds} s. Labels and splits are given when shards are built: --is-fake, --split, or a CSV's columns"
     )
 
 
