@@ -312,7 +312,7 @@ class OptimConfig:
     new_layer_factor: float = 1.0
     """Learning rate of layers that `engine.init_weights` did not fill, as a multiple of `learning_rate`."""
     weight_decay: float = 0.05
-    """Not applied to biases, norms, position tables and other one-dimensional parameters."""
+    """Not applied to biases, norms, position tables, other one-dimensional parameters, and the critics."""
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     num_steps: int = 100_000

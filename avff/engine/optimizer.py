@@ -95,5 +95,5 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
-    """Matrices decay; biases, norms, position tables, modality embeddings and the temperature do not."""
+    """Matrices named `weight` decay; biases, norms, tables, embeddings, the temperature and the critics do not."""
     return parameter.ndim > 1 and name.rsplit(".", 1)[-1] == "weight"

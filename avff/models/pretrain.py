@@ -19,7 +19,7 @@ class PretrainOutput(NamedTuple):
 
     Attributes:
         masks: the slices each modality showed.
-        video_BKP, audio_BKP: predicted (normalised) patches of the hidden slices, in the precision of the weights.
+        video_BKP, audio_BKP: predicted (normalised) patches of the hidden slices, in the precision that autocast gives, else of the weights.
         video_BSD, audio_BSD: embeddings to contrast, float32, S = num_slices; (B, 1, D) at clip level.
         temperature: (1,) float32.
         a2v_cosine_B, v2a_cosine_B: how well the predicted tokens match the encoder's, detached; None with
