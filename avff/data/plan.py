@@ -4,8 +4,6 @@ Ranks, loader workers, restarts and bad samples do not enter. State is one integ
 says whether a plan is the one that a checkpoint was trained with.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,12 +14,12 @@ from avff.data.index import IndexRow
 from avff.data.order import Order
 from avff.data.selection import StoredSample, check_held_out, select_samples, trained_splits
 from avff.data.shards import ShardDirectory
+from avff.data.signature import plan_signature, signature_hash
 from avff.data.weights import check_weights, sampling_weights
 from avff.data.windows import check_rate
 from avff.errors import ConfigError, ShardError
 from avff.seeding import derive_seed
 
-PLAN_VERSION = 1
 MAX_SUBSTITUTES = 8
 
 
@@ -48,7 +46,7 @@ class Plan:
         num_samples: clips per epoch.
         samples: the distinct samples behind them.
         dropped: samples of the directories that filters left out, per reason.
-        signature: what decides the order, as plain values; `hash` is its SHA-256.
+        signature: what decides the order, as plain values (avff.data.signature); `hash` is its hash.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class Plan:
         self.global_batch_size = global_batch_size
         self.signature = signature
         self.dropped = dropped
-        self.hash = hashlib.sha256(json.dumps(signature, sort_keys=True).encode()).hexdigest()
+        self.hash = signature_hash(signature)
         self._order = order
         self._seed = seed
         self._peers: dict[tuple, np.ndarray] = {}
@@ -146,29 +144,9 @@ def build_plan(config: Config, train: Sequence[ShardDirectory], validation: Sequ
         order,
         seed=config.seed,
         global_batch_size=config.engine.global_batch_size,
-        signature=_signature(config, train),
+        signature=plan_signature(config, train),
         dropped=selection.dropped,
     )
-
-
-def _signature(config: Config, train: Sequence[ShardDirectory]) -> dict[str, Any]:
-    data = config.data
-    return {
-        "plan_version": PLAN_VERSION,
-        "seed": config.seed,
-        "global_batch_size": config.engine.global_batch_size,
-        "num_runs": config.num_runs,
-        "shuffle_window_shards": data.shuffle_window_shards,
-        "train_split": data.train_split,
-        "labels": data.labels,
-        "min_seconds": config.clip.duration_seconds,
-        "balance_column": data.balance_column,
-        "column_weights": data.column_weights,
-        "directories": [
-            {"fingerprint": directory.fingerprint, "weight": source.weight}
-            for directory, source in zip(train, data.train, strict=True)
-        ],
-    }
 
 
 def _check(data: DataConfig) -> None:
