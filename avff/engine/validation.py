@@ -1,5 +1,6 @@
 """Validation on held-out clips with the averaged weights, shared among the ranks."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -41,8 +42,8 @@ class Validation(NamedTuple):
     numbers: dict[str, float | None]
 
     def as_state(self) -> dict[str, Any] | None:
-        """What a checkpoint records; None when there is nothing to compare."""
-        return None if self.value is None else self._asdict()
+        """What a checkpoint records; None when there is nothing to compare, which NaN is too: it would stay the best."""
+        return None if self.value is None or not math.isfinite(self.value) else self._asdict()
 
 
 class Validator:

@@ -60,7 +60,7 @@ class FinetuneObjective:
 
 
 def binary_loss_per_clip(logit_B: Tensor, is_fake_B: Tensor, label_smoothing: float) -> Tensor:
-    """Cross-entropy per clip; clips of unknown label count with 0.
+    """Cross-entropy per clip; clips of unknown label count with 0, unless their logit is not finite.
 
     Averaging over all clips, unknown ones included, keeps a clip's weight independent of its batch: the mean over
     micro steps and ranks is then the loss of the global batch, without communication. Dividing by the number of
@@ -73,4 +73,5 @@ def binary_loss_per_clip(logit_B: Tensor, is_fake_B: Tensor, label_smoothing: fl
     known_B = is_fake_B != UNKNOWN
     target_B = is_fake_B.clamp_min(0).float() * (1 - label_smoothing) + 0.5 * label_smoothing
     loss_B = F.binary_cross_entropy_with_logits(logit_B.float(), target_B, reduction="none")
-    return loss_B.masked_fill(~known_B, 0.0)
+    # Multiplied, not filled in: a logit that is not finite shows, whatever is known about its clip.
+    return loss_B * known_B

@@ -1,5 +1,7 @@
 """Stage 3: labels, unknown labels, batches, and that it learns."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,13 @@ def test_unknown_labels_give_no_loss_and_no_gradient() -> None:
     loss.sum().backward()
     assert loss[[1, 3]].tolist() == [0, 0] and logit.grad[[1, 3]].tolist() == [0, 0]
     assert (logit.grad[[0, 2]] != 0).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("label", [0, 1, UNKNOWN])
+def test_a_logit_that_is_not_finite_shows_whatever_the_label(value: float, label: int) -> None:
+    loss_B = binary_loss_per_clip(torch.tensor([0.5, value]), torch.tensor([1, label]), 0.1)
+    assert loss_B.isfinite().tolist() == [True, False]
 
 
 def test_each_head_reads_its_own_label(tiny_config, make_inputs) -> None:
