@@ -290,8 +290,9 @@ class DataConfig:
     """Loader processes per rank; 0 decodes in the training process. No effect on the order."""
     prefetch_steps: int = 4
     """Steps that each worker prepares ahead."""
-    max_substituted_fraction: float = 0.001
-    """Share of undecodable samples after which training stops and names the shard."""
+    accept_plan: str = ""
+    """Go on although the shards changed: the first characters (8 or more) of the new plan's hash, which the refusal
+    prints. A run whose shards did not change ignores it."""
     max_validation_clips: int = 0
     """Validate on the first so many clips of a fixed shuffle; 0 takes all."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -357,8 +358,14 @@ class EngineConfig:
     checkpoint_every_steps: int = 1000
     keep_checkpoints: int = 3
     """Newest checkpoints kept, besides the best by validation."""
-    max_nonfinite_steps: int = 3
-    """Consecutive updates skipped for non-finite numbers before the run stops."""
+    keep_every_steps: int = 0
+    """Also keep for good each checkpoint whose step is a multiple of this; 0 keeps none for good."""
+    overlap_saving: bool = True
+    """Write checkpoints in the background while training goes on; costs their size in CPU memory."""
+    time_limit_minutes: float = 0.0
+    """Save and stop with code 75 in time before this process has run so long; 0 sets no limit."""
+    grace_seconds: float = 30.0
+    """What torchrun or the scheduler leaves between a signal and the kill; a save that takes longer is warned about."""
     num_threads: int = 0
     """CPU threads per rank; 0 shares the cores among local ranks."""
 
@@ -369,8 +376,52 @@ class EngineConfig:
             "validate_every_steps",
             "checkpoint_every_steps",
             "keep_checkpoints",
+            "grace_seconds",
         ):
             _require(getattr(self, name) > 0, f"engine.{name} is {getattr(self, name)}; it has to be positive")
+        for name in ("keep_every_steps", "time_limit_minutes"):
+            _require(getattr(self, name) >= 0, f"engine.{name} is {getattr(self, name)}; 0 turns it off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultsConfig:
+    """What a run puts up with and when it stops instead; without a fault none of it has an effect (docs/guarantees.md)."""
+
+    max_substituted_fraction: float = 0.001
+    """Share of unreadable samples after which training stops and names the shard."""
+    decode_timeout_seconds: float = 60.0
+    """Longest that one sample may take to be read and decoded. Its process is then killed and the sample tried once
+    more; after that it is replaced and goes on the run's quarantine list."""
+    max_nonfinite_steps: int = 3
+    """Consecutive updates skipped for non-finite numbers before the run stops."""
+    spike_factor: float = 0.0
+    """A loss so many robust standard deviations above the median of the window is a spike; 0 looks for none."""
+    spike_window_steps: int = 100
+    """Updates that a loss is compared with."""
+    rewind_steps: int = 0
+    """At a spike, go back to the newest checkpoint at least so many steps old and leave out the clips read since then;
+    0 only records spikes."""
+    max_rewinds: int = 3
+    """Rewinds of the whole run before it stops."""
+    hang_seconds: float = 600.0
+    """A rank without progress for so long is named and the run ends; collectives time out after twice as long."""
+    max_failed_starts: int = 5
+    """Crashes in a row without a new checkpoint after which further starts are refused."""
+
+    def __post_init__(self) -> None:
+        fraction = self.max_substituted_fraction
+        _require(0 <= fraction <= 1, f"faults.max_substituted_fraction is {fraction}, not in [0, 1]")
+        for name in ("decode_timeout_seconds", "max_nonfinite_steps", "hang_seconds", "max_failed_starts"):
+            _require(getattr(self, name) > 0, f"faults.{name} is {getattr(self, name)}; it has to be positive")
+        for name in ("spike_factor", "rewind_steps", "max_rewinds"):
+            _require(getattr(self, name) >= 0, f"faults.{name} is {getattr(self, name)}; it cannot be negative")
+        _require(
+            self.spike_window_steps >= 10, f"faults.spike_window_steps is {self.spike_window_steps}; use 10 or more"
+        )
+        _require(
+            not self.rewind_steps or self.spike_factor > 0,
+            f"faults.rewind_steps is {self.rewind_steps}, but faults.spike_factor 0 finds no spike; set it to 10, say",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -413,6 +464,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class Ledger:
             substitutions: this rank's.
 
         Raises:
-            TrainingError: more samples than `data.max_substituted_fraction` were replaced.
+            TrainingError: more samples than `faults.max_substituted_fraction` were replaced.
         """
         found = [
             record for share in distributed.gather_objects([s._asdict() for s in substitutions]) for record in share
@@ -57,14 +57,14 @@ class Ledger:
         self.num_substituted += len(found)
         self._append({"kind": "substituted", **record, "step": step} for record in found)
         self._causes.update((record["shard"], record["reason"]) for record in found)
-        budget = self.config.data.max_substituted_fraction
+        budget = self.config.faults.max_substituted_fraction
         samples_seen = step * self.config.engine.global_batch_size
         # A single bad sample in a run's first steps is no verdict on the data.
         if self.num_substituted > max(1, budget * samples_seen):
             (shard, reason), count = self._causes.most_common(1)[0]
             raise TrainingError(
                 f"{self.num_substituted} of {samples_seen} samples had to be replaced, more than "
-                f"data.max_substituted_fraction={budget}; most often, {count} times, in {shard}: {reason}"
+                f"faults.max_substituted_fraction={budget}; most often, {count} times, in {shard}: {reason}"
             )
 
     def applied(self) -> None:
@@ -74,7 +74,7 @@ class Ledger:
         """Records an update that all ranks skipped; a collective.
 
         Raises:
-            TrainingError: `engine.max_nonfinite_steps` updates in a row were skipped.
+            TrainingError: `faults.max_nonfinite_steps` updates in a row were skipped.
         """
         bad = [batch for share in distributed.gather_objects(list(bad_batches)) for batch in share]
         self.num_skipped += 1
@@ -85,10 +85,10 @@ class Ledger:
         ]
         norms = {name: repr(norm) for name, norm in gradient_norms.items()}
         self._append([{"kind": "skipped", "step": step, "gradient_norms": norms, "batches": where}])
-        if self.consecutive_skips >= self.config.engine.max_nonfinite_steps:
+        if self.consecutive_skips >= self.config.faults.max_nonfinite_steps:
             raise TrainingError(
                 f"step {step}: {self.consecutive_skips} updates in a row were not finite "
-                f"(engine.max_nonfinite_steps={self.config.engine.max_nonfinite_steps}); gradient norms {norms}; "
+                f"(faults.max_nonfinite_steps={self.config.engine.max_nonfinite_steps}); gradient norms {norms}; "
                 + ("; ".join(_sentence(batch) for batch in bad) or "every loss was finite")
             )
 

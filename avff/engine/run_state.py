@@ -20,11 +20,15 @@ MAY_CHANGE = (
     "engine.num_threads",
     "engine.checkpoint_every_steps",
     "engine.keep_checkpoints",
-    "engine.max_nonfinite_steps",
+    "engine.keep_every_steps",
+    "engine.overlap_saving",
+    "engine.time_limit_minutes",
+    "engine.grace_seconds",
     "model.activation_checkpointing",
     "data.num_workers",
     "data.prefetch_steps",
-    "data.max_substituted_fraction",
+    "data.accept_plan",
+    "faults.",
     "logging.",
 )
 """Keys, or sections ending in a dot, that may differ when a run is continued; every other key is refused."""

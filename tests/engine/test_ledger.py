@@ -15,7 +15,7 @@ def substitution(key: str, shard: str = "shards/a.tar", position: int = 0) -> Su
 
 
 def test_budget_names_shard_and_reason(tiny_config):
-    config = tiny_config(data={"max_substituted_fraction": 0.1})
+    config = tiny_config(faults={"max_substituted_fraction": 0.1})
     config.run_dir.mkdir(parents=True)
     ledger = Ledger(config, {}, resume_step=0)
     ledger.substituted(5, [substitution("x", position=7), substitution("y", position=3)])  # 2 of 20: at the budget
@@ -34,7 +34,7 @@ def test_a_single_bad_sample_at_the_start_does_not_stop_the_run(tiny_config):
 
 
 def test_consecutive_skips_stop_the_run_and_name_keys_and_values(tiny_config):
-    config = tiny_config(engine={"max_nonfinite_steps": 2})
+    config = tiny_config(faults={"max_nonfinite_steps": 2})
     config.run_dir.mkdir(parents=True)
     ledger = Ledger(config, {"num_skipped": 4}, resume_step=0)
     bad = [BadBatch(1, ("k3", "k4"), {"loss": float("nan"), "contrastive": 2.0})]

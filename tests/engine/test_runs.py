@@ -41,7 +41,8 @@ def runs(launch, make_config, shard_directory, tmp_path_factory) -> Path:
             stage=stage,
             name=name,
             runs_dir=str(folder / runs_dir),
-            data={"train": source, "validation": source, "max_substituted_fraction": 0.0},
+            data={"train": source, "validation": source},
+            faults={"max_substituted_fraction": 0.0},
             optim={"num_steps": NUM_STEPS, "warmup_steps": 2, "learning_rate": 1e-3, "ema_decay": 0.9},
             engine={
                 "global_batch_size": 8,
