@@ -88,7 +88,7 @@ class Ledger:
         if self.consecutive_skips >= self.config.faults.max_nonfinite_steps:
             raise TrainingError(
                 f"step {step}: {self.consecutive_skips} updates in a row were not finite "
-                f"(faults.max_nonfinite_steps={self.config.engine.max_nonfinite_steps}); gradient norms {norms}; "
+                f"(faults.max_nonfinite_steps={self.config.faults.max_nonfinite_steps}); gradient norms {norms}; "
                 + ("; ".join(_sentence(batch) for batch in bad) or "every loss was finite")
             )
 
