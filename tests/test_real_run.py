@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from avff.config import save_config
-from avff.engine.metrics_log import read_metrics
+from avff.engine.append_log import read_lines
 
 pytestmark = [pytest.mark.real_clips, pytest.mark.slow]
 NUM_STEPS = 20
@@ -31,7 +31,7 @@ def test_stage_1_trains_on_real_clips_with_two_processes(real_face_shards, tiny_
     assert done.stderr.count(f"step {NUM_STEPS} of {NUM_STEPS}: loss ") == 1
     assert "\r" not in done.stderr
 
-    lines = read_metrics(config.run_dir / "metrics.jsonl")
+    lines = read_lines(config.run_dir / "metrics.jsonl")
     assert [line["step"] for line in lines if line["kind"] == "train"] == list(range(1, NUM_STEPS + 1))
     for line in lines:
         assert all(math.isfinite(value) for value in line.values() if isinstance(value, float)), line

@@ -8,7 +8,7 @@ from typing import Any
 
 from avff import distributed
 from avff.config import Config
-from avff.engine.metrics_log import truncate_metrics
+from avff.engine.append_log import truncate
 from avff.engine.update import BadBatch
 from avff.errors import TrainingError
 
@@ -30,7 +30,7 @@ class Ledger:
         self.consecutive_skips = state.get("consecutive_skips", 0)
         self._causes: Counter[tuple[str, str]] = Counter()  # since this process started
         if distributed.is_main():
-            truncate_metrics(self.path, resume_step)
+            truncate(self.path, resume_step)
 
     def counters(self) -> dict[str, int]:
         """What a checkpoint keeps."""

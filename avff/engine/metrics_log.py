@@ -1,19 +1,19 @@
 """metrics.jsonl, the truth about a run, and wandb with the same numbers."""
 
 import hashlib
-import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
 from avff.config import Config
+from avff.engine.append_log import AppendLog, truncate
 from avff.errors import TrainingError
-from avff.files import write_durably
 from avff.strict_yaml import to_dict
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
 TIMING_FIELDS = frozenset(
     {
         "time_unix",
@@ -24,6 +24,8 @@ TIMING_FIELDS = frozenset(
         "mfu",
         "goodput",
         "memory_gib",
+        "save_seconds",
+        "save_blocked_seconds",
     }
 )
 """Fields that differ between two runs of one config; everything else repeats to the bit."""
@@ -37,10 +39,18 @@ class MetricsLog:
     """
 
     def __init__(self, config: Config, *, resume_step: int):
-        self.path = config.run_dir / "metrics.jsonl"
-        truncate_metrics(self.path, resume_step)
-        self._file = self.path.open("a")
+        self.path = config.run_dir / METRICS
+        self._lines = self._open(resume_step)
         self._wandb = _start_wandb(config)
+
+    def _open(self, resume_step: int) -> AppendLog:
+        truncate(self.path, resume_step)
+        return AppendLog(self.path)
+
+    def rewind(self, step: int) -> None:
+        """Removes the lines after a step; wandb keeps its points, and shows the later ones of a step."""
+        self._lines.close()
+        self._lines = self._open(step)
 
     def write(self, kind: str, step: int, samples_seen: int, values: dict[str, Any]) -> None:
         """Writes one line.
@@ -48,9 +58,7 @@ class MetricsLog:
         Args:
             kind: `train` or `validation`.
         """
-        line = {"kind": kind, "step": step, "samples_seen": samples_seen, **values}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        self._lines.append([{"kind": kind, "step": step, "samples_seen": samples_seen, **values}])
         if self._wandb is not None:
             known = {name: value for name, value in values.items() if value is not None}
             self._wandb.log({"step": step, "samples_seen": samples_seen, **known})
@@ -63,25 +71,12 @@ class MetricsLog:
 
     def make_durable(self) -> None:
         """Called before a checkpoint is committed: the lines up to it must not be younger than it."""
-        os.fsync(self._file.fileno())
+        self._lines.make_durable()
 
     def close(self) -> None:
-        self._file.close()
+        self._lines.close()
         if self._wandb is not None:
             self._wandb.finish()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a metrics file; a torn last line is left out."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
-
-
-def truncate_metrics(path: Path, resume_step: int) -> None:
-    """Removes a torn last line and every line after `resume_step`."""
-    if path.is_file():
-        kept = [line for line in read_metrics(path) if line["step"] <= resume_step]
-        write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def _start_wandb(config: Config) -> Any:

@@ -2,7 +2,8 @@
 
 import json
 
-from avff.engine.metrics_log import MetricsLog, read_metrics
+from avff.engine.append_log import read_lines
+from avff.engine.metrics_log import MetricsLog
 
 LINE = {"kind": "train", "samples_seen": 0, "loss": 0.1 + 0.2}
 
@@ -15,7 +16,7 @@ def test_lines_after_the_resume_point_and_a_torn_one_are_removed(tiny_config):
     log = MetricsLog(config, resume_step=4)
     log.write("validation", 5, 40, {"validation/auc": None})
     log.close()
-    lines = read_metrics(path)
+    lines = read_lines(path)
     assert [line["step"] for line in lines] == [2, 4, 5]
     assert lines[0]["loss"] == 0.1 + 0.2  # to the bit
     assert lines[2] == {"kind": "validation", "step": 5, "samples_seen": 40, "validation/auc": None}

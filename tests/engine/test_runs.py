@@ -12,7 +12,8 @@ import pytest
 from avff.config import Config
 from avff.data.selection import evaluation_samples
 from avff.data.shards import read_sample
-from avff.engine.metrics_log import TIMING_FIELDS, read_metrics
+from avff.engine.append_log import read_lines
+from avff.engine.metrics_log import TIMING_FIELDS
 from avff.evaluation.aggregate import aggregate, probability
 from avff.evaluation.metrics import balanced_accuracy, roc_auc
 from avff.files import sha256_of
@@ -120,7 +121,7 @@ def _flip_a_byte(path: Path) -> None:
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:
-    return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in read_metrics(run / "metrics.jsonl")]
+    return [{k: v for k, v in line.items() if k not in TIMING_FIELDS} for line in read_lines(run / "metrics.jsonl")]
 
 
 def _assert_same_losses(run: Path, other: Path, tolerance: float) -> None:
