@@ -4,6 +4,7 @@
     ├── ConfigError       a config file, an override or a command line says something impossible   (also ValueError)
     ├── MediaError        a raw media file cannot be read, or holds nothing usable                  (also ValueError)
     ├── ShardError        a shard directory, its index or a sample in it is not what it should be   (also ValueError)
+    │   └── ReadError     a sample could not be read this time: I/O error, time-out, crashed decoder
     ├── CheckpointError   a run folder, checkpoint or weight file is missing, torn or of another model (also ValueError)
     ├── EvaluationError   scores are incomplete, doubled, or were made for something else           (also ValueError)
     └── TrainingError     training cannot go on: non-finite numbers, too many bad samples           (also RuntimeError)
@@ -36,6 +37,10 @@ class MediaError(AvffError, ValueError):
 
 class ShardError(AvffError, ValueError):
     """A shard directory, an index or a stored sample is broken or inconsistent."""
+
+
+class ReadError(ShardError):
+    """A sample could not be read in these circumstances; its bytes may be good."""
 
 
 class CheckpointError(AvffError, ValueError):

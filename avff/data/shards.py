@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import avff
 from avff.data.index import IndexRow, ShardInfo, index_bytes, index_path, read_index
 from avff.data.samples import Sample, check_sample, parse_sample, sample_bytes
-from avff.errors import ShardError
+from avff.errors import ReadError, ShardError
 from avff.files import sync, write_durably
 
 MANIFEST_NAME = "manifest.json"
@@ -190,7 +190,8 @@ def read_sample(directory: ShardDirectory, row: IndexRow) -> Sample:
     """Reads one sample by seeking to its range; stock webdataset parses it.
 
     Raises:
-        ShardError: bytes cannot be read, a member is missing or its crc32 differs, or the metadata is invalid.
+        ReadError: the file system failed, which says nothing about the bytes.
+        ShardError: a member is missing or its crc32 differs, or the metadata is invalid.
     """
     path = directory.path / row.shard
     try:
@@ -198,7 +199,7 @@ def read_sample(directory: ShardDirectory, row: IndexRow) -> Sample:
             file.seek(row.offset)
             content = file.read(row.length)
     except OSError as error:
-        raise ShardError(f"{path}: sample {row.key!r}: cannot be read: {error}") from error
+        raise ReadError(f"{path}: sample {row.key!r}: cannot be read: {error}") from error
     return parse_sample(content, row, str(path))
 
 

@@ -8,7 +8,7 @@ import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +16,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from avff.data.plan import Entry, Plan
+from avff.data.quarantine import Quarantine
 from avff.data.selection import StoredSample
 from avff.data.shards import read_sample
 from avff.data.views import View
-from avff.errors import ConfigError, ShardError
+from avff.errors import ConfigError, ReadError, ShardError
 
 
 class Substitution(NamedTuple):
@@ -29,6 +30,8 @@ class Substitution(NamedTuple):
         shard: path of the tar.
         reason: the error, as a sentence.
         position: of the clip on the plan's line.
+        lasting: circumstances were to blame, not the bytes, and the quarantine list does not hold it yet: the same
+            clips come again only when it is put there.
     """
 
     key: str
@@ -37,6 +40,7 @@ class Substitution(NamedTuple):
     substitute_key: str
     step: int
     position: int
+    lasting: bool = False
 
 
 class StepBatch(NamedTuple):
@@ -78,23 +82,26 @@ def train_loader(
     group_size: int,
     num_workers: int,
     prefetch_steps: int,
-    start_step: int,
-    num_steps: int,
+    steps: Sequence[int],
+    timeout_seconds: float,
+    quarantine: Quarantine,
     pin_memory: bool = False,
-) -> Iterable[StepBatch]:
-    """Reads steps [start_step, num_steps) of a plan for one rank.
+) -> Generator[StepBatch, None, None]:
+    """Reads steps of a plan for one rank.
 
     Args:
         micro_batch_size: clips per forward pass of this rank; divides its share of the batch.
         group_size: `Config.group_size`.
         num_workers: processes; 0 decodes in this one. No effect on what comes.
         prefetch_steps: steps that each worker prepares ahead.
-        num_steps: of the whole run, so that a run that continues passes the same number.
+        steps: of the plan, in the order in which they are to come.
+        timeout_seconds: longest that one sample may take to be read and decoded.
+        quarantine: samples that are not read.
         pin_memory: page-locked tensors, for copies to a GPU.
 
     Returns:
-        An iterable of StepBatch in step order. A sample that cannot be read is replaced by the plan's substitute;
-        iterating raises ShardError when every substitute fails too.
+        An iterator over StepBatch; its `close()` ends the workers. A sample that cannot be read is replaced by the
+        plan's substitute; iterating raises ShardError when every substitute fails too.
 
     Raises:
         ConfigError: batch, groups, ranks and micro batches do not fit together.
@@ -105,8 +112,8 @@ def train_loader(
             f"engine.micro_batch_size {micro_batch_size} does not divide the {len(places)} clips that each of {world_size} "
             f"ranks reads per step; choose a divisor"
         )
-    steps = range(start_step, num_steps)
-    return _loader(_TrainSteps(plan, view, places, micro_batch_size, steps), num_workers, prefetch_steps, pin_memory)
+    dataset = _TrainSteps(plan, view, places, micro_batch_size, steps, quarantine)
+    return _loader(dataset, num_workers, prefetch_steps, pin_memory)
 
 
 def evaluation_loader(
@@ -117,9 +124,10 @@ def evaluation_loader(
     world_size: int,
     micro_batch_size: int,
     num_workers: int,
+    timeout_seconds: float,
     prefetch_steps: int = 2,
     pin_memory: bool = False,
-) -> Iterable[Any]:
+) -> Generator[Any, None, None]:
     """Reads every window of every track of every sample once, over all ranks together.
 
     Rank r takes samples r, r + R, ...; batches hold up to `micro_batch_size` clips, and a sample's clips are
@@ -129,7 +137,7 @@ def evaluation_loader(
         samples: as `avff.data.selection.evaluation_samples` returns them.
 
     Returns:
-        An iterable of batches (AVBatch for AVView). Iterating raises ShardError for a sample that cannot be read:
+        An iterator over batches (AVBatch for AVView); its `close()` ends the workers. Iterating raises ShardError for a sample that cannot be read:
         nothing is substituted or left out.
     """
     dataset = _EvaluationBatches(samples[rank::world_size], view, micro_batch_size)
@@ -137,12 +145,21 @@ def evaluation_loader(
 
 
 class _TrainSteps(IterableDataset):
-    def __init__(self, plan: Plan, view: View, places: np.ndarray, micro_batch_size: int, steps: range):
+    def __init__(
+        self,
+        plan: Plan,
+        view: View,
+        places: np.ndarray,
+        micro_batch_size: int,
+        steps: Sequence[int],
+        quarantine: Quarantine,
+    ):
         self.plan = plan
         self.view = view
         self.places = places
         self.micro_batch_size = micro_batch_size
         self.steps = steps
+        self.quarantine = quarantine
 
     def __iter__(self) -> Iterator[StepBatch]:
         for step in _share_of_worker(self.steps):
@@ -161,26 +178,35 @@ class _TrainSteps(IterableDataset):
 
     def _clip(self, entry: Entry, step: int) -> tuple[Any, list[Substitution]]:
         """Returns the entry's clip, or its first substitute's that can be read, and what went wrong before."""
-        failures: list[tuple[StoredSample, ShardError]] = []
+        failures: list[_Failure] = []
         for candidate in itertools.chain([entry], self.plan.substitutes(entry)):
             sample = candidate.sample
+            known = self.quarantine.reason(sample.row, entry.position)
+            if known is not None:
+                failures.append(_Failure(sample, known, lasting=False))
+                continue
             try:
                 clip = self.view.train_clip(read_sample(*sample), self.plan.clip_seed(candidate))
             except ShardError as error:
-                failures.append((sample, error))
+                failures.append(_Failure(sample, str(error), lasting=isinstance(error, ReadError)))
                 continue
-            return clip, [_substitution(*failure, sample, step, entry.position) for failure in failures]
+            return clip, [_substitution(failure, sample, step, entry.position) for failure in failures]
         raise ShardError(
             f"step {step}: sample {entry.sample.row.key!r} and all {len(failures) - 1} substitutes of its split and labels "
-            f"cannot be read; the last reason: {failures[-1][1]}"
+            f"cannot be read; the last reason: {failures[-1].reason}"
         )
 
 
-def _substitution(
-    bad: StoredSample, error: ShardError, substitute: StoredSample, step: int, position: int
-) -> Substitution:
-    shard = str(bad.directory.path / bad.row.shard)
-    return Substitution(bad.row.key, shard, str(error), substitute.row.key, step, position)
+class _Failure(NamedTuple):
+    sample: StoredSample
+    reason: str
+    lasting: bool
+
+
+def _substitution(failure: _Failure, substitute: StoredSample, step: int, position: int) -> Substitution:
+    directory, row = failure.sample
+    shard = str(directory.path / row.shard)
+    return Substitution(row.key, shard, failure.reason, substitute.row.key, step, position, failure.lasting)
 
 
 class _EvaluationBatches(IterableDataset):
@@ -212,8 +238,10 @@ def _share_of_worker(items: Sequence[Any]) -> Sequence[Any]:
     return items if worker is None else items[worker.id :: worker.num_workers]
 
 
-def _loader(dataset: IterableDataset, num_workers: int, prefetch_steps: int, pin_memory: bool) -> DataLoader:
-    return DataLoader(
+def _loader(
+    dataset: IterableDataset, num_workers: int, prefetch_steps: int, pin_memory: bool
+) -> Generator[Any, None, None]:
+    yield from DataLoader(
         dataset,
         batch_size=None,
         num_workers=num_workers,

@@ -10,6 +10,7 @@ from avff import distributed
 from avff.batch import AVBatch
 from avff.config import Config
 from avff.data.plan import build_plan
+from avff.data.quarantine import Quarantine
 from avff.data.selection import check_unseen, check_unshared_keys, evaluation_samples, open_directories
 from avff.data.shards import read_sample
 from avff.data.stream import StepBatch, evaluation_loader, train_loader
@@ -69,8 +70,9 @@ class RunData:
             group_size=self.config.group_size,
             num_workers=data.num_workers,
             prefetch_steps=data.prefetch_steps,
-            start_step=start_step,
-            num_steps=self.config.optim.num_steps,
+            steps=range(start_step, self.config.optim.num_steps),
+            timeout_seconds=self.config.faults.decode_timeout_seconds,
+            quarantine=Quarantine([], global_batch_size=engine.global_batch_size),
             pin_memory=torch.cuda.is_available(),
         )
 
@@ -83,6 +85,7 @@ class RunData:
             world_size=distributed.world_size(),
             micro_batch_size=self.config.engine.micro_batch_size,
             num_workers=self.config.data.num_workers,
+            timeout_seconds=self.config.faults.decode_timeout_seconds,
             pin_memory=torch.cuda.is_available(),
         )
 

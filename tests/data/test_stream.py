@@ -1,15 +1,14 @@
 """The loader: the same clips per step for every number of ranks and workers, bad samples included."""
 
 import itertools
-import multiprocessing
 import shutil
-import subprocess
 
 import numpy as np
 import pytest
 import torch
 
 from avff.data.plan import build_plan
+from avff.data.quarantine import Quarantine
 from avff.data.selection import evaluation_samples
 from avff.data.shards import open_directory
 from avff.data.stream import evaluation_loader, rank_places, train_loader
@@ -61,7 +60,13 @@ def setup(tiny_config):
     return make
 
 
-def read_globally(plan, view, *, world_size, num_workers, start_step=0, num_steps=NUM_STEPS, group_size=6):
+def no_quarantine(plan):
+    return Quarantine([], global_batch_size=plan.global_batch_size)
+
+
+def read_globally(
+    plan, view, *, world_size, num_workers, start_step=0, num_steps=NUM_STEPS, group_size=6, quarantine=None
+):
     """Reads all ranks and puts every step's clips back into global batch order, with all substitutions."""
     steps = {}
     for rank in range(world_size):
@@ -74,8 +79,9 @@ def read_globally(plan, view, *, world_size, num_workers, start_step=0, num_step
             group_size=group_size,
             num_workers=num_workers,
             prefetch_steps=2,
-            start_step=start_step,
-            num_steps=num_steps,
+            steps=range(start_step, num_steps),
+            timeout_seconds=60,
+            quarantine=quarantine or no_quarantine(plan),
         )
         places = rank_places(plan.global_batch_size, group_size, rank, world_size)
         batches = list(loader)
@@ -154,25 +160,6 @@ def test_reading_leaves_the_global_random_state_alone(setup, uneven):
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_workers_end_at_their_parents_term_and_nobody_elses(setup, uneven):
-    plan, view = setup(uneven)
-    loader = train_loader(
-        plan, view, rank=0, world_size=1, micro_batch_size=2, group_size=6, num_workers=1, prefetch_steps=1,
-        start_step=0, num_steps=8,
-    )  # fmt: skip
-    steps = iter(loader)
-    assert next(steps).step == 0
-    (worker,) = multiprocessing.active_children()
-    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # as torchrun and SLURM do
-    assert [batch.step for batch in steps] == list(range(1, 8))
-    steps = iter(loader)
-    assert next(steps).step == 0
-    (worker,) = multiprocessing.active_children()
-    worker.terminate()
-    worker.join(30)
-    assert worker.exitcode == 0
-
-
 def test_it_stops_when_every_substitute_fails_too(setup, uneven, tmp_path):
     path = shutil.copytree(uneven.path, tmp_path / "shards")
     directory = open_directory(path)
@@ -210,7 +197,13 @@ def evaluated(samples, view, world_size, num_workers):
         batch
         for rank in range(world_size)
         for batch in evaluation_loader(
-            samples, view, rank=rank, world_size=world_size, micro_batch_size=4, num_workers=num_workers
+            samples,
+            view,
+            rank=rank,
+            world_size=world_size,
+            micro_batch_size=4,
+            num_workers=num_workers,
+            timeout_seconds=60,
         )
     ]
     assert all(1 <= len(batch.keys) <= 4 for batch in batches)

@@ -23,7 +23,7 @@ def validate(tiny_config):
         validator.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[:2]))
         samples = evaluation_samples([directory], split="val", labels=config.data.labels)
         loader = evaluation_loader(
-            samples, AVView(config.clip), rank=0, world_size=1, micro_batch_size=4, num_workers=0
+            samples, AVView(config.clip), rank=0, world_size=1, micro_batch_size=4, num_workers=0, timeout_seconds=60
         )
         batches = list(loader)
         validation = validator.run(batches, samples)
