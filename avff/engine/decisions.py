@@ -1,0 +1,122 @@
+"""decisions.jsonl: what a run decided on the way and every later process has to repeat.
+
+    {"kind": "quarantined", "key": ..., "shard": ..., "position": ..., "reason": ...}    a clip is not read any more
+    {"kind": "rewound", "from_step": ..., "num_skipped": ..., "spike_step": ..., ...}      clips are left out
+    {"kind": "replanned", "from_step": ..., "data_hash": ...}                              other shards were accepted
+
+A resume truncates metrics and ledger, never this file: a decision is made once, whatever a machine would decide
+the next time. With it, the clips of a step stay a pure function of the plan (DESIGN §4).
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from avff import distributed
+from avff.data.quarantine import Quarantine, Quarantined
+from avff.engine import agreement
+from avff.engine.append_log import AppendLog, read_lines, truncate
+
+FILE = "decisions.jsonl"
+
+
+class Decisions:
+    """Kept by all ranks alike; rank 0 writes the file.
+
+    Attributes:
+        quarantine: clips that are replaced from some position of the plan on.
+        rewinds: in the order they were decided.
+    """
+
+    def __init__(self, run_dir: Path, *, global_batch_size: int):
+        path = run_dir / FILE
+        records = agreement.on_main(lambda: _open(path))
+        self._log = AppendLog(path) if distributed.is_main() else None
+        quarantined = (record for record in records if record["kind"] == "quarantined")
+        clips = [Quarantined(**{name: record[name] for name in Quarantined._fields}) for record in quarantined]
+        self.quarantine = Quarantine(clips, global_batch_size=global_batch_size)
+        self.rewinds: list[dict[str, Any]] = [record for record in records if record["kind"] == "rewound"]
+        self.data_hashes = [record["data_hash"] for record in records if record["kind"] == "replanned"]
+
+    # --------------------------------------------------------------------------------------- which step reads what
+
+    def plan_step(self, step: int) -> int:
+        """Returns the step of the plan that update `step` reads."""
+        return step + sum(rewind["num_skipped"] for rewind in self._in_force() if rewind["from_step"] <= step)
+
+    def plan_steps(self, start: int, stop: int) -> Sequence[int]:
+        """Returns the plan's steps for updates [start, stop), in order."""
+        return _Steps(range(start, stop), self._in_force())
+
+    def _in_force(self) -> list[dict[str, Any]]:
+        """A rewind to before an earlier one leaves out all that was read since, the earlier window included."""
+        kept: list[dict[str, Any]] = []
+        for rewind in self.rewinds:
+            kept = [earlier for earlier in kept if earlier["from_step"] <= rewind["from_step"]]
+            kept.append(rewind)
+        return kept
+
+    # --------------------------------------------------------------------------------------- deciding
+
+    def quarantined(self, found: Sequence[Quarantined]) -> None:
+        """Puts clips on the list; every rank passes the same ones."""
+        self.quarantine = self.quarantine.with_(found)
+        self._record({"kind": "quarantined", **clip._asdict()} for clip in found)
+
+    def rewound(self, *, from_step: int, spike_step: int, loss: float) -> None:
+        """Leaves out what updates [from_step, spike_step] read: update `from_step` continues with what comes after."""
+        num_skipped = self.plan_step(spike_step) + 1
+        kept = [rewind for rewind in self._in_force() if rewind["from_step"] <= from_step]
+        num_skipped -= from_step + sum(rewind["num_skipped"] for rewind in kept)
+        record = {
+            "kind": "rewound",
+            "from_step": from_step,
+            "num_skipped": num_skipped,
+            "spike_step": spike_step,
+            "loss": loss,
+        }
+        self.rewinds.append(record)
+        self._record([record])
+
+    def replanned(self, *, from_step: int, data_hash: str) -> None:
+        """Accepts other shards from a step on."""
+        self.data_hashes.append(data_hash)
+        self._record([{"kind": "replanned", "from_step": from_step, "data_hash": data_hash}])
+
+    def is_superseded(self, step: int, num_rewinds: int) -> bool:
+        """True for a checkpoint of a stretch that was rewound: made before the rewind, after the step it went to."""
+        return any(rewind["from_step"] < step for rewind in self.rewinds[num_rewinds:])
+
+    def make_durable(self) -> None:
+        if self._log:
+            self._log.make_durable()
+
+    def _record(self, records: Iterable[dict[str, Any]]) -> None:
+        if self._log:
+            self._log.append(records, durable=True)
+
+
+def _open(path: Path) -> list[dict[str, Any]]:
+    truncate(path)
+    return read_lines(path)
+
+
+class _Steps(Sequence[int]):
+    """Updates as steps of the plan, without listing them."""
+
+    def __init__(self, updates: range, rewinds: Sequence[dict[str, Any]]):
+        self._updates = updates
+        self._from_steps = [rewind["from_step"] for rewind in rewinds]
+        self._skipped = [0]
+        for rewind in rewinds:
+            self._skipped.append(self._skipped[-1] + rewind["num_skipped"])
+
+    def __len__(self) -> int:
+        return len(self._updates)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        update = self._updates[index]
+        return update + self._skipped[bisect_right(self._from_steps, update)]
