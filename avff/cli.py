@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from avff import __version__
 from avff.config import load_config
-from avff.errors import AvffError, ConfigError, MediaError, TrainingError
+from avff.errors import AvffError, ConfigError, MediaError, describe, exit_code
 
 OVERRIDES_HELP = "config overrides, such as optim.learning_rate=1e-4 (lists and text as in YAML)"
 
@@ -21,15 +22,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         return options.run(options) or 0
-    except TrainingError as error:
-        print(f"avff {options.command}: {error}", file=sys.stderr)
-        return 3
-    except AvffError as error:
-        print(f"avff {options.command}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"avff {options.command}: interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
+    except (AvffError, KeyboardInterrupt) as error:
+        if _speaks():
+            print(f"avff {options.command}: {describe(error)}", file=sys.stderr)
+        return exit_code(error)
+
+
+def _speaks() -> bool:
+    """False in all but the first process that a launcher starts on a machine: all read the same config and refuse it."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"  # not from avff.distributed, which imports torch
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,8 +9,8 @@
     ├── EvaluationError   scores are incomplete, doubled, or were made for something else           (also ValueError)
     └── TrainingError     training cannot go on: non-finite numbers, too many bad samples           (also RuntimeError)
 
-A message says what is wrong, where, both values, and what to write instead. `avff.cli` prints it
-without a traceback and ends with exit code 2 (TrainingError: 3).
+A message says what is wrong, where, both values, and what to write instead. It is printed without a
+traceback, and `exit_code` says with which code the process ends.
 """
 
 
@@ -53,3 +53,19 @@ class EvaluationError(AvffError, ValueError):
 
 class TrainingError(AvffError, RuntimeError):
     """Training has to stop; the message names step, value and keys."""
+
+
+def exit_code(error: BaseException) -> int:
+    """Returns 2 for what the caller can mend, 3 where training stopped, 130 for an interruption, 1 for a bug of ours."""
+    if isinstance(error, AvffError):
+        return 3 if isinstance(error, TrainingError) else 2
+    return 130 if isinstance(error, KeyboardInterrupt) else 1
+
+
+def describe(error: BaseException) -> str:
+    """Returns the sentence about an error that the user reads; an error of no AvffError class is named by its own."""
+    if isinstance(error, AvffError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; the same command goes on where it stopped"
+    return f"{type(error).__name__}: {error}"

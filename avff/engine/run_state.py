@@ -1,14 +1,21 @@
-"""What a run remembers between processes: its config, its exit, and which settings may change on the way."""
+"""What a run remembers between processes: its config, its end, and which settings may change on the way."""
 
 import json
+import logging
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
 from avff import run_folder
 from avff.config import Config, load_config, save_config
+from avff.engine import starts
+from avff.engine.signals import PREEMPTED_EXIT_CODE
 from avff.errors import ConfigError
-from avff.files import write_durably
+from avff.files import sync, write_durably
 from avff.strict_yaml import flatten
+
+logger = logging.getLogger(__name__)
 
 EXIT = "exit.json"
 
@@ -35,13 +42,14 @@ MAY_CHANGE = (
 
 
 def open_run(config: Config) -> None:
-    """Makes the run folder, or checks that the config continues the run that is there.
+    """Makes the run folder, or checks that the config continues the run that is there, and records the start.
 
     A folder without a checkpoint holds nothing to continue, such as after a first start with a mistyped path: there
     the config may still change.
 
     Raises:
         ConfigError: a setting differs that a continued run cannot change; each is named with both values.
+        TrainingError: too many starts in a row crashed without a new checkpoint.
     """
     path = config.run_dir / "config.yaml"
     if path.is_file() and run_folder.committed_steps(config.run_dir):
@@ -53,8 +61,17 @@ def open_run(config: Config) -> None:
                 + "\nUse the old values, or a new `name` for a new run."
             )
     config.run_dir.mkdir(parents=True, exist_ok=True)
-    save_config(config, path)
+    starts.record_start(config, read_exit(config.run_dir))
+    _save_durably(config, path)
     (config.run_dir / EXIT).unlink(missing_ok=True)  # of the process before: this one has not ended yet
+
+
+def _save_durably(config: Config, path: Path) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    save_config(config, partial)
+    sync(partial)
+    partial.replace(path)
+    sync(path.parent)
 
 
 def _forbidden_changes(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
@@ -66,7 +83,38 @@ def _may_change(key: str) -> bool:
     return any(key == allowed or (allowed.endswith(".") and key.startswith(allowed)) for allowed in MAY_CHANGE)
 
 
-def write_exit(run_dir: Path, *, reason: str, code: int, step: int) -> None:
-    """Writes exit.json, which launchers read: torchrun hides the code of its ranks."""
-    content = json.dumps({"reason": reason, "code": code, "step": step}) + "\n"
-    write_durably(run_dir / EXIT, content.encode())
+def write_exit(run_dir: Path, *, reason: str, code: int, step: int, rank: int = 0) -> None:
+    """Writes exit.json, which launchers read: torchrun hides the code of its ranks.
+
+    Any rank that fails writes it, and the first to do so keeps it: when one rank fails, the others soon lose their
+    connection to it, and theirs is not the reason that helps. A clean end (rank 0's) replaces what is there. A disk
+    that takes no file is logged and changes nothing about how the process ends.
+    """
+    record = {"reason": reason, "code": code, "step": step, "rank": rank, "host": socket.gethostname()}
+    content = (json.dumps(record) + "\n").encode()
+    try:
+        if code in (0, PREEMPTED_EXIT_CODE):
+            write_durably(run_dir / EXIT, content)
+        else:
+            _write_first(run_dir / EXIT, content)
+    except OSError as error:
+        logger.critical("%s: could not be written: %s; it was to say: %s", run_dir / EXIT, error, record)
+
+
+def _write_first(path: Path, content: bytes) -> None:
+    """Writes a file durably unless there is one already; of several writers at once the first wins."""
+    complete = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    write_durably(complete, content)
+    try:
+        os.link(complete, path)
+    except FileExistsError:
+        return
+    finally:
+        complete.unlink()
+    sync(path.parent)
+
+
+def read_exit(run_dir: Path) -> dict[str, Any] | None:
+    """Returns how the last process ended; None where it did not get to say so, or nothing was started yet."""
+    path = run_dir / EXIT
+    return json.loads(path.read_text()) if path.is_file() else None

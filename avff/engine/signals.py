@@ -1,7 +1,11 @@
-"""Signals become a flag; the loop agrees on it with the other ranks at the next step boundary."""
+"""Reasons to save and stop: signals and a time limit. The loop agrees on them with the other ranks at a step boundary."""
 
 import logging
+import os
 import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 logger = logging.getLogger(__name__)
@@ -9,22 +13,39 @@ logger = logging.getLogger(__name__)
 PREEMPTED_EXIT_CODE = 75
 """EX_TEMPFAIL: the run was saved and wants to be started again."""
 
+SAME_KEYPRESS_SECONDS = 1.0
+"""The terminal and torchrun both pass one Ctrl-C on, so each rank gets it twice."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopFlag:
-    """Set by TERM, INT, USR1 or USR2 on this rank; within a `with` block the handlers are installed.
+    """Set by TERM, INT, USR1 or USR2 on this rank, or in time before a time limit.
 
-    A second INT stops at once, as people expect of Ctrl-C.
+    Within a `with` block the handlers are installed. There, an INT later than a second after the first one stops at
+    once, by KeyboardInterrupt, as people expect of a second Ctrl-C.
+
+    Args:
+        time_limit_seconds: longest life of this process, counted from its start; 0 sets no limit.
+        reserve: returns the seconds to keep free before the limit, for one step and a save.
+
+    Attributes:
+        reason: what set the flag first, such as "SIGUSR2" or "time limit of 30 min"; empty until then.
     """
 
-    def __init__(self) -> None:
-        self.signal_name = ""
+    def __init__(self, *, time_limit_seconds: float = 0.0, reserve: Callable[[], float] = lambda: 0.0) -> None:
+        self.reason = ""
+        self._time_limit_seconds = time_limit_seconds
+        self._reserve = reserve
+        self._first_interrupt: float | None = None
         self._previous: dict[int, object] = {}
 
     @property
     def is_set(self) -> bool:
-        return bool(self.signal_name)
+        limit = self._time_limit_seconds
+        if not self.reason and limit and process_age_seconds() + self._reserve() >= limit:
+            self._set(f"time limit of {limit / 60:g} min")
+        return bool(self.reason)
 
     def __enter__(self) -> "StopFlag":
         self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
@@ -35,7 +56,23 @@ class StopFlag:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _receive(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self.signal_name == "SIGINT":
-            raise KeyboardInterrupt
-        self.signal_name = signal.Signals(number).name
-        logger.warning("%s: saving after this step, then stopping; interrupt again to stop at once", self.signal_name)
+        if number == signal.SIGINT:
+            now = time.monotonic()
+            if self._first_interrupt is None:
+                self._first_interrupt = now
+            elif now - self._first_interrupt > SAME_KEYPRESS_SECONDS:
+                raise KeyboardInterrupt
+        if not self.reason:
+            self._set(signal.Signals(number).name)
+
+    def _set(self, reason: str) -> None:
+        self.reason = reason
+        logger.warning("%s: saving after this step, then stopping; interrupt again to stop at once", reason)
+
+
+def process_age_seconds() -> float:
+    """Returns how long this process has been running, imports included."""
+    # The name, field 2, may hold spaces; of what follows its closing parenthesis, field 22 is the start in ticks.
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(fields[22 - 3]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started

@@ -22,7 +22,7 @@ from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater
 from avff.engine.validation import Validator
-from avff.errors import AvffError, CheckpointError, TrainingError
+from avff.errors import CheckpointError, exit_code
 from avff.models.flops import training_gflops
 from avff.models.transformer import Block
 from avff.models.weights import make_sidecar
@@ -43,14 +43,13 @@ def train(config: Config) -> int:
         ShardError, CheckpointError: data or checkpoints are not usable.
         TrainingError: training had to stop; the run folder's exit.json says why, too.
     """
-    device = process.start(config.engine, seed=config.seed)
+    device = process.start(config)
     try:
         code = run_stage(config, device)
-    except BaseException:
-        process.abandon()
+    except BaseException as error:
+        process.fail(error)
         raise
-    process.stop()
-    return code
+    return process.end(code)
 
 
 def run_stage(config: Config, device: torch.device) -> int:
@@ -68,10 +67,11 @@ def run_stage(config: Config, device: torch.device) -> int:
             loop = _prepare(config, device)
             finished = loop.run(stop)
     except BaseException as error:
-        _write_exit(config, f"{type(error).__name__}: {error}", _exit_code(error), loop.step if loop else 0)
+        reason, step = f"{type(error).__name__}: {error}", loop.step if loop else 0
+        run_state.write_exit(config.run_dir, reason=reason, code=exit_code(error), step=step, rank=distributed.rank())
         raise
     code = 0 if finished else PREEMPTED_EXIT_CODE
-    reason = "finished" if finished else f"stopped by {stop.signal_name or 'a signal on another rank'}"
+    reason = "finished" if finished else f"stopped by {stop.reason or 'a signal on another rank'}"
     _write_exit(config, reason, code, loop.step)
     logger.info("%s: %s at step %d", config.run_dir, reason, loop.step)
     return code
@@ -96,13 +96,6 @@ def announce_two_passes(config: Config) -> None:
 def _write_exit(config: Config, reason: str, code: int, step: int) -> None:
     if distributed.is_main():
         run_state.write_exit(config.run_dir, reason=reason, code=code, step=step)
-
-
-def _exit_code(error: BaseException) -> int:
-    """The code that the process will end with; avff.cli turns errors into the same ones."""
-    if isinstance(error, AvffError):
-        return 3 if isinstance(error, TrainingError) else 2
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def _prepare(config: Config, device: torch.device) -> Loop:

@@ -1,16 +1,18 @@
 """Continuing a run: what may change, what is refused, and how small files are written."""
 
 import dataclasses
-import json
+import socket
 
 import pytest
 import torch
 
 from avff.config import load_config
+from avff.engine.append_log import read_lines
 from avff.engine.run_data import RunData
-from avff.engine.run_state import MAY_CHANGE, open_run, write_exit
+from avff.engine.run_state import MAY_CHANGE, open_run, read_exit, write_exit
+from avff.engine.starts import STARTS
 from avff.engine.train import _check_plan, run_stage
-from avff.errors import CheckpointError, ConfigError
+from avff.errors import CheckpointError, ConfigError, TrainingError
 from avff.run_folder import COMMIT, checkpoint_dir
 from avff.strict_yaml import flatten
 
@@ -65,9 +67,68 @@ def test_the_exit_of_the_process_before_is_removed(tiny_config):
     config = tiny_config()
     open_run(config)
     write_exit(config.run_dir, reason="stopped", code=75, step=4)
-    assert json.loads((config.run_dir / "exit.json").read_text()) == {"reason": "stopped", "code": 75, "step": 4}
+    assert read_exit(config.run_dir) == {
+        "reason": "stopped",
+        "code": 75,
+        "step": 4,
+        "rank": 0,
+        "host": socket.gethostname(),
+    }
     open_run(config)
-    assert not (config.run_dir / "exit.json").exists()
+    assert read_exit(config.run_dir) is None
+
+
+def test_the_first_failure_keeps_exit_json_and_a_clean_end_replaces_it(tmp_path):
+    write_exit(tmp_path, reason="the cause", code=3, step=4, rank=1)
+    write_exit(tmp_path, reason="connection closed", code=1, step=4, rank=0)
+    assert read_exit(tmp_path)["reason"] == "the cause"
+    assert [path.name for path in tmp_path.iterdir()] == ["exit.json"]
+    write_exit(tmp_path, reason="finished", code=0, step=8)
+    assert read_exit(tmp_path)["reason"] == "finished"
+
+
+def test_an_exit_that_cannot_be_written_is_logged_and_does_not_hide_the_error(tmp_path, caplog):
+    write_exit(tmp_path / "missing", reason="the cause", code=3, step=4)
+    assert "exit.json: could not be written" in caplog.text and "the cause" in caplog.text
+
+
+def crash(config, reason: str) -> None:
+    open_run(config)
+    write_exit(config.run_dir, reason=reason, code=1, step=0)
+
+
+def test_a_loop_of_crashes_is_ended_and_says_how_to_go_on(tiny_config):
+    config = tiny_config(faults={"max_failed_starts": 3})
+    open_run(config)  # killed: leaves no exit.json
+    crash(config, "one")
+    crash(config, "two")
+    for _ in range(2):  # a refused start does not count as another crash
+        with pytest.raises(
+            TrainingError, match=r"last 3 starts .* after step 0, .*: two; .*max_failed_starts=4 \(now 3"
+        ):
+            open_run(config)
+    open_run(tiny_config(faults={"max_failed_starts": 4}))
+
+
+@pytest.mark.parametrize("code", [0, 75, 130, 2])
+def test_ends_that_are_no_crash_end_the_count(tiny_config, code):
+    config = tiny_config(faults={"max_failed_starts": 2})
+    crash(config, "one")
+    open_run(config)
+    write_exit(config.run_dir, reason="another end", code=code, step=0)
+    crash(config, "two")
+    open_run(config)
+
+
+def test_a_new_checkpoint_ends_the_count(tiny_config):
+    config = tiny_config(faults={"max_failed_starts": 2})
+    crash(config, "one")
+    crash(config, "two")
+    commit_a_step(config)
+    open_run(config)
+    lines = read_lines(config.run_dir / STARTS)
+    assert [line["step"] for line in lines] == [0, 0, 1]
+    assert [line["last_end"] and line["last_end"]["reason"] for line in lines] == [None, "one", "two"]
 
 
 def test_starting_a_finished_run_again_leaves_its_exit(tiny_config):
@@ -77,4 +138,5 @@ def test_starting_a_finished_run_again_leaves_its_exit(tiny_config):
     (last / COMMIT).touch()
     for _ in range(2):
         assert run_stage(config, torch.device("cpu")) == 0
-        assert json.loads((config.run_dir / "exit.json").read_text()) == {"reason": "finished", "code": 0, "step": 8}
+        end = read_exit(config.run_dir)
+        assert (end["reason"], end["code"], end["step"]) == ("finished", 0, 8)

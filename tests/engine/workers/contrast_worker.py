@@ -56,11 +56,11 @@ def update(config: Config, device: torch.device) -> tuple[dict[str, float], dict
 def main(configs_path: str, output: str) -> None:
     values = json.loads(Path(configs_path).read_text())
     configs = {name: from_dict(Config, value, where=name) for name, value in values.items()}
-    device = process.start(next(iter(configs.values())).engine, seed=0)
+    device = process.start(next(iter(configs.values())))
     results = {name: update(config, device) for name, config in configs.items()}
     if distributed.is_main():
         torch.save(results, output)
-    process.stop()
+    process.end(0)
 
 
 if __name__ == "__main__":

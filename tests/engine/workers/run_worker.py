@@ -36,13 +36,13 @@ def main(jobs_path: str) -> None:
     original = Updater.update
     for number, job in enumerate(jobs):
         config = from_dict(Config, job["config"], where=f"job {number}")
-        device = process.start(config.engine, seed=config.seed)
+        device = process.start(config)
         stopper = Stopper(job["stop_in_step"])
         Updater.update = lambda *arguments, stopper=stopper, **keywords: stopper(*arguments, **keywords)
         code = run_stage(config, device)
         Updater.update = original
         assert code == (0 if job["stop_in_step"] is None else 75), (number, code)
-    process.stop()
+    process.end(0)
 
 
 if __name__ == "__main__":

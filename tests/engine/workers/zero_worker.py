@@ -206,7 +206,7 @@ def stored_difference(updater: Updater, directory: Path) -> float:
 
 
 def main(output: str, own_folder: str, other_folder: str) -> None:
-    device = process.start(config_of("fp32").engine, seed=0)
+    device = process.start(config_of("fp32"))
     results: dict[str, dict] = {"plain_torch": compare_with_plain_torch(device)}
     write_checkpoints(device, Path(own_folder))
     if other_folder:
@@ -214,7 +214,7 @@ def main(output: str, own_folder: str, other_folder: str) -> None:
         results["other"] = read_checkpoints(device, Path(other_folder))
     if distributed.is_main():
         Path(output).write_text(json.dumps(results))
-    process.stop()
+    process.end(0)
 
 
 if __name__ == "__main__":

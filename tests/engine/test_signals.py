@@ -1,0 +1,70 @@
+"""What sets the flag, what stops at once, and what is put back afterwards."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from avff.engine import signals
+from avff.engine.signals import StopFlag, process_age_seconds
+
+IMPORTED = time.monotonic()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"])
+def test_a_signal_sets_the_flag_and_the_handler_before_comes_back(name):
+    number = signal.Signals[name]
+    before = signal.getsignal(number)
+    with StopFlag() as stop:
+        assert not stop.is_set
+        os.kill(os.getpid(), number)
+        assert stop.is_set and stop.reason == name
+    assert signal.getsignal(number) is before
+
+
+def test_the_first_reason_is_kept():
+    with StopFlag() as stop:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.reason == "SIGUSR2"
+
+
+def test_one_ctrl_c_that_arrives_twice_is_one():
+    with StopFlag() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.is_set
+
+
+def test_a_second_ctrl_c_later_on_stops_at_once(monkeypatch):
+    monkeypatch.setattr(signals, "SAME_KEYPRESS_SECONDS", 0.05)
+    with StopFlag():
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_interrupt_after_another_signal_is_the_first_interrupt(monkeypatch):
+    monkeypatch.setattr(signals, "SAME_KEYPRESS_SECONDS", 0.0)
+    with StopFlag() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+    assert stop.reason == "SIGTERM"
+
+
+def test_the_time_limit_leaves_what_is_reserved_for_a_step_and_a_save():
+    reserve_seconds = 0.0
+    limit_seconds = process_age_seconds() + 3600
+    stop = StopFlag(time_limit_seconds=limit_seconds, reserve=lambda: reserve_seconds)
+    assert not stop.is_set
+    reserve_seconds = 3601.0
+    assert stop.is_set and stop.reason == f"time limit of {limit_seconds / 60:g} min"
+    reserve_seconds = 0.0
+    assert stop.is_set  # what was once agreed on is not taken back
+
+
+def test_the_age_of_the_process_counts_from_before_its_imports():
+    since_import = time.monotonic() - IMPORTED
+    assert since_import < process_age_seconds() < time.clock_gettime(time.CLOCK_BOOTTIME)
