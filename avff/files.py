@@ -2,19 +2,34 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def write_durably(path: Path, content: bytes) -> None:
     """Replaces a file; after a crash either the old or the new content is there, on the disk once this returns."""
+    with durable(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def durable(path: Path) -> Iterator[Path]:
+    """Gives a temporary path to write; at the end of the block its content replaces `path`, and is on the disk.
+
+    Raises:
+        OSError: names `path`, also where the system names no file, as when the disk is full.
+    """
     # The process number keeps two writers of one path from renaming each other's half.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        sync(temporary)
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)

@@ -15,6 +15,7 @@ checkpoints/step-N/
 """
 
 import dataclasses
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -31,6 +32,8 @@ FILES = "files.json"
 STATE = "state.json"
 WEIGHTS = "weights.safetensors"
 EMA = "ema.safetensors"
+UNFINISHED = ".tmp"
+"""Ends the name of a checkpoint folder that is being written or deleted; the next start removes it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +74,11 @@ def uncommitted_folders(run_dir: Path) -> list[Path]:
 
 
 def read_state(directory: Path) -> dict[str, Any]:
-    return json.loads((directory / STATE).read_text())
+    """Returns `state.json`; raises CheckpointError where that is not what was written."""
+    try:
+        return json.loads((directory / STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{directory / STATE}: cannot be read: {error}") from error
 
 
 def best_step(run_dir: Path) -> int | None:
@@ -90,21 +97,47 @@ def find_problems(directory: Path, *, rank: int = 0, world_size: int = 1) -> lis
     Args:
         rank, world_size: every rank looks at every file's size and reads its share of the contents.
     """
+    try:
+        listing = read_listing(directory)
+    except CheckpointError as error:
+        return [str(error)]
+    found = (
+        _problem_of(directory / name, expected, read=index % world_size == rank)
+        for index, (name, expected) in enumerate(listing.items())
+    )
+    return [problem for problem in found if problem]
+
+
+def read_listing(directory: Path) -> dict[str, Any]:
+    """Returns `files.json`: path in the checkpoint -> bytes and sha256.
+
+    Raises:
+        CheckpointError: it is missing, or not the one that was committed.
+    """
     commit, listing = directory / COMMIT, directory / FILES
     if not commit.is_file() or not listing.is_file():
-        return [f"{directory}: no {COMMIT} or no {FILES}; it was never completed"]
-    if commit.read_text().strip() != sha256_of(listing):
-        return [f"{listing}: does not match {COMMIT}"]
-    problems = []
-    for index, (name, expected) in enumerate(json.loads(listing.read_text()).items()):
-        path = directory / name
+        raise CheckpointError(f"{directory}: no {COMMIT} or no {FILES}; it was never completed")
+    try:
+        content, expected = listing.read_bytes(), commit.read_bytes().strip()
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest().encode() != expected:
+        raise CheckpointError(f"{listing}: does not match {COMMIT}")
+    return json.loads(content)
+
+
+def _problem_of(path: Path, expected: dict[str, Any], *, read: bool = True) -> str | None:
+    """Says how a file differs from its entry in `files.json`; only its size is compared unless `read`."""
+    try:
         if not path.is_file():
-            problems.append(f"{path}: missing")
-        elif path.stat().st_size != expected["bytes"]:
-            problems.append(f"{path}: {path.stat().st_size} bytes, {expected['bytes']} were written")
-        elif index % world_size == rank and sha256_of(path) != expected["sha256"]:
-            problems.append(f"{path}: sha256 differs from the one recorded when it was written")
-    return problems
+            return f"{path}: missing"
+        if path.stat().st_size != expected["bytes"]:
+            return f"{path}: {path.stat().st_size} bytes, {expected['bytes']} were written"
+        if read and sha256_of(path) != expected["sha256"]:
+            return f"{path}: sha256 differs from the one recorded when it was written"
+    except OSError as error:
+        return f"{path}: cannot be read: {error}"
+    return None
 
 
 def resolve_checkpoint(reference: str) -> CheckpointRef:
@@ -114,7 +147,8 @@ def resolve_checkpoint(reference: str) -> CheckpointRef:
     the moving average unless `:raw` is added or the run keeps none.
 
     Raises:
-        CheckpointError: no such run, checkpoint or file; the message lists what is there.
+        CheckpointError: no such run, checkpoint or file (the message lists what is there), or its weights are not the
+            ones that were written.
     """
     if reference.endswith(".safetensors"):
         return _resolve_file(Path(reference))
@@ -127,10 +161,20 @@ def resolve_checkpoint(reference: str) -> CheckpointRef:
         raise CheckpointError(f"{run_dir}: no complete checkpoint in {CHECKPOINTS}/ yet; train first")
     step = _choose_step(run_dir, which, steps)
     directory = checkpoint_dir(run_dir, step)
-    weights = directory / EMA
-    if raw or not weights.is_file():
-        weights = directory / WEIGHTS
+    weights = _verified_weights(directory, raw=raw)
     return CheckpointRef(run_dir, step, directory, weights, load_config(run_dir / "config.yaml"), read_state(directory))
+
+
+def _verified_weights(directory: Path, *, raw: bool) -> Path:
+    """Returns the weight file to read, after comparing it, its sidecar and the state with what was committed."""
+    listing = read_listing(directory)
+    weights = WEIGHTS if raw or EMA not in listing else EMA
+    for name in (weights, str(Path(weights).with_suffix(".json")), STATE):
+        if name not in listing:
+            raise CheckpointError(f"{directory / FILES}: does not list {name}; this is not a checkpoint of avff train")
+        if problem := _problem_of(directory / name, listing[name]):
+            raise CheckpointError(f"{problem}; the file is damaged, choose another checkpoint with RUN:step-N")
+    return directory / weights
 
 
 def _parse(reference: str) -> tuple[str, str, bool]:

@@ -26,11 +26,22 @@ ROOMS = {
     "building": NOUNS | {"media", "data"},
     "preprocess": {"errors", "config", "batch", "seeding"},
     "models": NOUNS - {"batch", "schema"},
+    "checkpoint_files": {"errors", "files", "run_folder", "models"},
     "objectives": NOUNS | {"distributed", "models"},
     "evaluation": NOUNS | {"distributed"},
     "inference": NOUNS | {"run_folder", "media", "data", "building", "preprocess", "models", "evaluation"},
     "engine": NOUNS
-    | {"run_folder", "distributed", "data", "preprocess", "models", "objectives", "evaluation", "inference"},
+    | {
+        "run_folder",
+        "checkpoint_files",
+        "distributed",
+        "data",
+        "preprocess",
+        "models",
+        "objectives",
+        "evaluation",
+        "inference",
+    },
     "demo": None,  # None: everything below the command line
     "cli": None,
     "__main__": {"cli"},

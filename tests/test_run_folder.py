@@ -1,31 +1,33 @@
 """Finding checkpoints: which are whole, which is best, and what a wrong reference is told."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from avff import run_folder
+from avff.checkpoint_files import list_files
 from avff.config import save_config
 from avff.errors import CheckpointError
 from avff.files import sha256_of
 from avff.run_folder import best_step, committed_steps, find_problems, resolve_checkpoint
 from avff.strict_yaml import to_dict
 
+FILES = ("weights.safetensors", "weights.json", "ema.safetensors", "ema.json", "model/rank-00000.safetensors")
 
-def add_checkpoint(run_dir: Path, step: int, value: float | None, *, higher_is_better: bool = True) -> Path:
+
+def add_checkpoint(
+    run_dir: Path, step: int, value: float | None, *, higher_is_better: bool = True, names: Sequence[str] = FILES
+) -> Path:
     directory = run_folder.checkpoint_dir(run_dir, step)
     (directory / "model").mkdir(parents=True)
     validation = None if value is None else {"metric": "auc", "value": value, "higher_is_better": higher_is_better}
     (directory / "state.json").write_text(json.dumps({"step": step, "validation": validation}))
-    for name in ("weights.safetensors", "ema.safetensors", "model/rank-00000.safetensors"):
+    for name in names:
         (directory / name).write_bytes(f"{name} of {step}".encode())
-    files = [path for path in directory.rglob("*") if path.is_file()]
-    listing = {
-        path.relative_to(directory).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-        for path in files
-    }
+    listing = list_files(directory, [path for path in directory.rglob("*") if path.is_file()])
     (directory / "files.json").write_text(json.dumps(listing))
     (directory / "COMMIT").write_text(sha256_of(directory / "files.json"))
     return directory
@@ -71,9 +73,22 @@ def test_references(run_dir):
 
 def test_without_validation_best_is_the_newest_and_without_average_raw(run_dir):
     add_checkpoint(run_dir, 2, None)
-    (add_checkpoint(run_dir, 4, None) / "ema.safetensors").unlink()
+    add_checkpoint(run_dir, 4, None, names=FILES[:2])
     found = resolve_checkpoint(str(run_dir))
     assert (found.step, found.weights_path.name) == (4, "weights.safetensors")
+
+
+@pytest.mark.parametrize("name", ["ema.safetensors", "ema.json", "state.json"])
+def test_weights_that_are_not_what_was_written_are_refused(run_dir, name):
+    path = add_checkpoint(run_dir, 2, 0.5) / name
+    path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+    if name != "state.json":  # the damage concerns the averaged weights alone
+        assert resolve_checkpoint(f"{run_dir}:last:raw").weights_path.name == "weights.safetensors"
+    with pytest.raises(CheckpointError, match=rf"{name}: sha256 differs .*; the file is damaged, choose another"):
+        resolve_checkpoint(f"{run_dir}:last")
+    path.unlink()
+    with pytest.raises(CheckpointError, match=f"{name}: missing"):
+        resolve_checkpoint(f"{run_dir}:last")
 
 
 def test_an_uncommitted_checkpoint_does_not_exist(run_dir):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from avff.config import Config
 from avff.errors import CheckpointError
-from avff.files import sha256_of, write_durably
+from avff.files import durable, sha256_of
 from avff.strict_yaml import flatten, from_dict, to_dict
 
 OWN_LICENCE = "Apache-2.0"
@@ -70,15 +70,34 @@ def parent_of(path: Path) -> dict[str, Any]:
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], sidecar: Mapping[str, Any]) -> None:
-    """Writes `path` (.safetensors) and its sidecar; each appears whole or not at all, the weights last."""
+    """Writes `path` (.safetensors) and its sidecar; each appears whole or not at all, the weights last.
+
+    Raises:
+        OSError: one of them could not be written, such as on a full disk; then neither was replaced.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise CheckpointError(f"{path}: a weight file's name ends in .safetensors")
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(dict(sidecar), indent=2, sort_keys=False) + "\n"
-    data = safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
-    write_durably(path.with_suffix(".json"), text.encode())
-    write_durably(path, data)
+    # Both are written before either is renamed.
+    with durable(path) as new_weights, durable(path.with_suffix(".json")) as new_sidecar:
+        save_tensors(new_weights, tensors)
+        new_sidecar.write_text(text)
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> None:
+    """Writes a bare .safetensors file; equal tensors give equal files as long as `about` has one entry at most.
+
+    Raises:
+        OSError: what the library calls a SafetensorError; writing fails for reasons of the disk alone.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        # Unlike `save`, it lets other threads run and needs no second copy in memory.
+        safetensors.torch.save_file(whole, path, metadata=dict(about) if about else None)
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path}: {error}") from error
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

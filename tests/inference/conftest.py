@@ -12,6 +12,7 @@ import torch
 
 from avff import run_folder
 from avff.build_config import BuildConfig
+from avff.checkpoint_files import list_files
 from avff.config import Config, save_config
 from avff.data.shards import ShardDirectory
 from avff.files import sha256_of
@@ -44,7 +45,7 @@ def write_run(
     save_weights(directory / run_folder.EMA, build_model(config).state_dict(), sidecar)
     state = {"step": 7, "build": plain_build, "validation": validation, "trained_on": trained_on}
     (directory / run_folder.STATE).write_text(json.dumps(state))
-    (directory / run_folder.FILES).write_text("{}")
+    (directory / run_folder.FILES).write_text(json.dumps(list_files(directory, list(directory.iterdir()))))
     (directory / run_folder.COMMIT).write_text(sha256_of(directory / run_folder.FILES))
     return config.run_dir
 
