@@ -31,6 +31,11 @@ def local_world_size() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
+def main_address() -> str:
+    """Host of rank 0, as the launcher gives it."""
+    return os.environ["MASTER_ADDR"]
+
+
 def is_launched() -> bool:
     """True under torchrun or SLURM, which say where the ranks meet."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ

@@ -1,0 +1,112 @@
+"""A thread that posts this rank's notice and reads the others', for the watchdog."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import torch.distributed as dist
+
+from avff import distributed
+from avff.engine.notices import Notice, NoticeBoard, Place
+
+SILENT_BEATS = 5
+"""A rank whose notice has not changed for so many beats shows no sign of life."""
+
+
+class Messenger:
+    """Posts this rank's notice every beat, and reads the others' when it has reason to.
+
+    Only its thread touches the board, where each call may wait for a frozen rank 0; the methods here never do.
+
+    Args:
+        place: returns where this rank stands.
+
+    Attributes:
+        hosts: of each rank.
+        listens: whether the others' notices are read; that is left out while all goes well.
+        notices: as last read.
+    """
+
+    def __init__(self, board: NoticeBoard, place: Callable[[], Place], beat_seconds: float):
+        self.hosts = board.hosts
+        self.listens = False
+        self.rank = distributed.rank()
+        self.notices = [Notice(rank, host, beat=0) for rank, host in enumerate(board.hosts)]
+        self._board = board
+        self._place = place
+        self._beat_seconds = beat_seconds
+        self._silent_seconds = SILENT_BEATS * beat_seconds
+        self._kind: Literal["", "stopped", "lost", "hang"] = ""
+        self._words = ""
+        self._has_left = False
+        self._quiet_seconds = [0.0] * len(board.hosts)
+        self._num_exchanges = 0
+        self._answered_at = time.monotonic()
+        self._is_gone = False
+        self._ended = False
+        self._wake = threading.Event()
+        threading.Thread(target=self._run, name="messenger", daemon=True).start()
+
+    @property
+    def is_answered(self) -> bool:
+        """False when rank 0, which holds the notices, is gone or does not answer."""
+        return not self._is_gone and time.monotonic() - self._answered_at < self._silent_seconds
+
+    def others(self) -> list[Notice]:
+        return [notice for notice in self.notices if notice.rank != self.rank]
+
+    def silent_ranks(self) -> list[int]:
+        """Ranks without a sign of life for some beats, other than those that said that they leave."""
+        return [n.rank for n in self.others() if self._quiet_seconds[n.rank] >= self._silent_seconds and not n.has_left]
+
+    def say(self, kind: Literal["stopped", "lost", "hang"], words: str) -> None:
+        """Adds to this rank's notice what stops it, and starts to listen."""
+        self._words, self._kind = words, kind
+        self.listens = True
+        self._wake.set()
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Waits for a condition on what the others say, until the time is over or rank 0 is gone."""
+        deadline = time.monotonic() + seconds
+        while self.is_answered and time.monotonic() < deadline and not condition():
+            time.sleep(self._beat_seconds / 10)
+
+    def leave(self) -> None:
+        """Tells that this rank knows enough; rank 0, which holds the notices, waits until all others do that spoke."""
+        self._has_left = True
+        self._wake.set()
+        told = self._num_exchanges + 2  # one may be going on that began before
+        self.wait_until(lambda: self._num_exchanges >= told, self._silent_seconds)
+        if self.rank == 0:
+            self.wait_until(lambda: all(n.has_left for n in self.others() if n.kind), self._silent_seconds)
+
+    def end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    def _run(self) -> None:
+        beat = 0
+        while not self._ended:
+            beat += 1
+            try:
+                self._exchange(beat)
+            except dist.DistError:
+                self._is_gone = True
+                return
+            # With something to say, an answer is waited for: look more often.
+            self._wake.wait(self._beat_seconds / 10 if self._kind else self._beat_seconds)
+            self._wake.clear()
+
+    def _exchange(self, beat: int) -> None:
+        own = Notice(self.rank, self.hosts[self.rank], beat, self._place(), self._kind, self._words, self._has_left)
+        self._board.post(own)
+        if self.listens:
+            read = self._board.read()
+            # A long wait for rank 0, or a machine that was suspended, is not held against the others.
+            waited = min(time.monotonic() - self._answered_at, 2 * self._beat_seconds)
+            for old, new in zip(self.notices, read, strict=True):
+                self._quiet_seconds[new.rank] = 0.0 if new.beat != old.beat else self._quiet_seconds[new.rank] + waited
+            self.notices = read
+        self._answered_at = time.monotonic()
+        self._num_exchanges += 1
