@@ -23,6 +23,7 @@ from avff.files import sync
 logger = logging.getLogger(__name__)
 
 DAMAGED = ".damaged"
+REWOUND = ".rewound"
 
 
 def save(

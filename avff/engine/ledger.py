@@ -1,14 +1,15 @@
-"""ledger.jsonl: every sample that was replaced and every update that was skipped, and the budgets for both."""
+"""ledger.jsonl: every sample that was replaced, every update that was skipped, every spike, and the budgets."""
 
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from avff import distributed
 from avff.config import Config
-from avff.engine.append_log import truncate
+from avff.data.quarantine import Quarantined
+from avff.data.stream import Substitution
+from avff.engine.append_log import AppendLog, truncate
 from avff.engine.update import BadBatch
 from avff.errors import TrainingError
 
@@ -19,18 +20,28 @@ class Ledger:
     Attributes:
         num_substituted: samples replaced so far.
         num_skipped: updates skipped so far.
+        num_spikes: losses far above those before them.
         consecutive_skips: of the last updates.
     """
 
     def __init__(self, config: Config, state: dict[str, int], *, resume_step: int):
         self.config = config
         self.path: Path = config.run_dir / "ledger.jsonl"
+        self._causes: Counter[tuple[str, str]] = Counter()  # since this process started
+        self._lines: AppendLog | None = None
+        self.restore(state, resume_step)
+
+    def restore(self, state: dict[str, int], resume_step: int) -> None:
+        """Goes back to what a checkpoint holds; later lines, and a torn last one, are removed."""
         self.num_substituted = state.get("num_substituted", 0)
         self.num_skipped = state.get("num_skipped", 0)
         self.consecutive_skips = state.get("consecutive_skips", 0)
-        self._causes: Counter[tuple[str, str]] = Counter()  # since this process started
+        self.num_spikes = state.get("num_spikes", 0)
         if distributed.is_main():
+            if self._lines:
+                self._lines.close()
             truncate(self.path, resume_step)
+            self._lines = AppendLog(self.path)
 
     def counters(self) -> dict[str, int]:
         """What a checkpoint keeps."""
@@ -38,25 +49,32 @@ class Ledger:
             "num_substituted": self.num_substituted,
             "num_skipped": self.num_skipped,
             "consecutive_skips": self.consecutive_skips,
+            "num_spikes": self.num_spikes,
         }
 
-    def substituted(self, step: int, substitutions: Sequence[Any]) -> None:
+    def make_durable(self) -> None:
+        """Raises OSError where the disk does not take the lines."""
+        if self._lines:
+            self._lines.make_durable()
+
+    def substituted(self, step: int, substitutions: Sequence[Substitution]) -> list[Quarantined]:
         """Records the step's replaced samples; a collective.
 
         Args:
             step: updates done after this one.
             substitutions: this rank's.
 
+        Returns:
+            over all ranks, the clips that go on the quarantine list.
+
         Raises:
             TrainingError: more samples than `faults.max_substituted_fraction` were replaced.
         """
-        found = [
-            record for share in distributed.gather_objects([s._asdict() for s in substitutions]) for record in share
-        ]
-        found.sort(key=lambda record: record["position"])
+        found = [clip for share in distributed.gather_objects(list(substitutions)) for clip in share]
+        found.sort(key=lambda clip: clip.position)
         self.num_substituted += len(found)
-        self._append({"kind": "substituted", **record, "step": step} for record in found)
-        self._causes.update((record["shard"], record["reason"]) for record in found)
+        self._append({"kind": "substituted", **_ledger_record(clip), "step": step} for clip in found)
+        self._causes.update((clip.shard, clip.reason) for clip in found)
         budget = self.config.faults.max_substituted_fraction
         samples_seen = step * self.config.engine.global_batch_size
         # A single bad sample in a run's first steps is no verdict on the data.
@@ -66,9 +84,15 @@ class Ledger:
                 f"{self.num_substituted} of {samples_seen} samples had to be replaced, more than "
                 f"faults.max_substituted_fraction={budget}; most often, {count} times, in {shard}: {reason}"
             )
+        return [Quarantined(c.key, Path(c.shard).name, c.position, c.reason) for c in found if c.lasting]
 
     def applied(self) -> None:
         self.consecutive_skips = 0
+
+    def spiked(self, step: int, loss: float) -> None:
+        """Records an update whose loss was a spike."""
+        self.num_spikes += 1
+        self._append([{"kind": "spike", "step": step, "loss": loss}])
 
     def skipped(self, step: int, bad_batches: Sequence[BadBatch], gradient_norms: dict[str, float]) -> None:
         """Records an update that all ranks skipped; a collective.
@@ -92,10 +116,14 @@ class Ledger:
                 + ("; ".join(_sentence(batch) for batch in bad) or "every loss was finite")
             )
 
-    def _append(self, records: Any) -> None:
-        if distributed.is_main():
-            with self.path.open("a") as file:
-                file.writelines(json.dumps(record) + "\n" for record in records)
+    def _append(self, records: Iterable[dict[str, Any]]) -> None:
+        if self._lines:
+            self._lines.append(records)
+
+
+def _ledger_record(clip: Substitution) -> dict[str, Any]:
+    """Whether a clip was put on the quarantine list then stands in decisions.jsonl; here, a repeated step repeats."""
+    return {name: value for name, value in clip._asdict().items() if name != "lasting"}
 
 
 def _sentence(batch: BadBatch) -> str:

@@ -33,21 +33,27 @@ class Rates:
 
     Attributes:
         flops_per_clip: forward and backward of the whole objective.
-        productive_seconds: spent in updates that count, over all processes of the run so far.
         first_start_unix: when the run's first process started.
+        productive_seconds: spent in updates that count, over all processes of the run so far.
+        longest_step_seconds: of this process, the first step aside.
     """
 
     device: torch.device
     flops_per_clip: float
-    productive_seconds: float
     first_start_unix: float
+    productive_seconds: float = 0.0
+    longest_step_seconds: float = 0.0
     _mark: float = field(default_factory=time.monotonic)
     _data_wait_seconds: float = 0.0
     _clips: int = 0
     _steps: int = 0
+    _num_counted: int = 0
 
     def count(self, clips: int, data_wait_seconds: float, step_seconds: float) -> None:
         """Adds one step."""
+        if self._num_counted:  # the first one warms up, or compiles
+            self.longest_step_seconds = max(self.longest_step_seconds, step_seconds)
+        self._num_counted += 1
         self._clips += clips
         self._steps += 1
         self._data_wait_seconds += data_wait_seconds

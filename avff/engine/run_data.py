@@ -1,7 +1,7 @@
 """The clips of a run: opened shard directories, the training plan, loaders of this rank."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,11 @@ from avff.data.plan import build_plan
 from avff.data.quarantine import Quarantine
 from avff.data.selection import check_unseen, check_unshared_keys, evaluation_samples, open_directories
 from avff.data.shards import read_sample
+from avff.data.signature import validation_signature
 from avff.data.stream import StepBatch, evaluation_loader, train_loader
 from avff.data.trained_on import training_records
 from avff.data.views import AVView
+from avff.engine.plan_record import data_hash
 from avff.errors import ShardError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ class RunData:
     Attributes:
         plan: the order of training clips.
         validation: usable validation samples, over all ranks.
+        signatures: of `train` and `validation` (avff.data.signature), which a continued run compares.
         trained_on: the training directories, as checkpoints record them.
         build: how the training clips were made (a BuildConfig as plain values), for prediction to do the same.
     """
@@ -36,6 +39,7 @@ class RunData:
         self.view = AVView(config.clip)
         train, held_out = open_directories(config.data.train), open_directories(config.data.validation)
         self.plan = build_plan(config, train, held_out)
+        self.signatures = {"train": self.plan.signature, "validation": validation_signature(held_out)}
         self.trained_on = training_records(config, train, self.plan.samples)
         self.build: dict[str, Any] = train[0].manifest["build"]
         for directory in train:
@@ -58,8 +62,13 @@ class RunData:
                 f"{data.validation_split!r} with labels {data.labels!r} is long enough and has a face and sound"
             )
 
-    def train_steps(self, start_step: int) -> Iterable[StepBatch]:
-        """Returns this rank's batches from `start_step` to the end of the run."""
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what is trained and validated on."""
+        return data_hash(self.signatures)
+
+    def train_steps(self, steps: Sequence[int], quarantine: Quarantine) -> Generator[StepBatch, None, None]:
+        """Returns this rank's batches for some steps of the plan; close it to end its workers."""
         engine, data = self.config.engine, self.config.data
         return train_loader(
             self.plan,
@@ -70,9 +79,9 @@ class RunData:
             group_size=self.config.group_size,
             num_workers=data.num_workers,
             prefetch_steps=data.prefetch_steps,
-            steps=range(start_step, self.config.optim.num_steps),
+            steps=steps,
             timeout_seconds=self.config.faults.decode_timeout_seconds,
-            quarantine=Quarantine([], global_batch_size=engine.global_batch_size),
+            quarantine=quarantine,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from avff import run_folder
 from avff.config import Config, load_config, save_config
-from avff.engine import starts
+from avff.engine import decisions, starts
 from avff.engine.signals import PREEMPTED_EXIT_CODE
 from avff.errors import ConfigError
 from avff.files import sync, write_durably
@@ -32,6 +32,8 @@ MAY_CHANGE = (
     "engine.time_limit_minutes",
     "engine.grace_seconds",
     "model.activation_checkpointing",
+    "data.train",  # their shards are compared by content (avff.engine.plan_record), so that folders may move
+    "data.validation",
     "data.num_workers",
     "data.prefetch_steps",
     "data.accept_plan",
@@ -52,14 +54,15 @@ def open_run(config: Config) -> None:
         TrainingError: too many starts in a row crashed without a new checkpoint.
     """
     path = config.run_dir / "config.yaml"
-    if path.is_file() and run_folder.committed_steps(config.run_dir):
-        differences = _forbidden_changes(load_config(path), config)
-        if differences:
+    differences = _forbidden_changes(load_config(path), config) if path.is_file() else []
+    if differences:
+        if run_folder.committed_steps(config.run_dir):
             raise ConfigError(
                 f"{config.run_dir} was started with another config:\n"
                 + "\n".join(f"  {key}: {old!r} there, {new!r} now" for key, old, new in differences)
                 + "\nUse the old values, or a new `name` for a new run."
             )
+        (config.run_dir / decisions.FILE).unlink(missing_ok=True)  # what another config met with
     config.run_dir.mkdir(parents=True, exist_ok=True)
     starts.record_start(config, read_exit(config.run_dir))
     _save_durably(config, path)

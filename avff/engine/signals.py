@@ -30,20 +30,21 @@ class StopFlag:
         reserve: returns the seconds to keep free before the limit, for one step and a save.
 
     Attributes:
+        reserve: see above; may be set later.
         reason: what set the flag first, such as "SIGUSR2" or "time limit of 30 min"; empty until then.
     """
 
     def __init__(self, *, time_limit_seconds: float = 0.0, reserve: Callable[[], float] = lambda: 0.0) -> None:
         self.reason = ""
         self._time_limit_seconds = time_limit_seconds
-        self._reserve = reserve
+        self.reserve = reserve
         self._first_interrupt: float | None = None
         self._previous: dict[int, object] = {}
 
     @property
     def is_set(self) -> bool:
         limit = self._time_limit_seconds
-        if not self.reason and limit and process_age_seconds() + self._reserve() >= limit:
+        if not self.reason and limit and process_age_seconds() + self.reserve() >= limit:
             self._set(f"time limit of {limit / 60:g} min")
         return bool(self.reason)
 

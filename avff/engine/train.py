@@ -2,7 +2,7 @@
 
 import logging
 import subprocess
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,18 @@ import avff
 from avff import distributed, run_folder
 from avff.config import Config
 from avff.engine import agreement, checkpoint, process, run_state
+from avff.engine.decisions import Decisions
 from avff.engine.deepspeed_config import critics_zero_stage
-from avff.engine.ledger import Ledger
-from avff.engine.loop import Loop
+from avff.engine.loop import Loop, RunFacts
 from avff.engine.origin import Origin, continue_from, start_from
-from avff.engine.rates import Rates
+from avff.engine.plan_record import check_data
 from avff.engine.run_data import RunData
 from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater
 from avff.engine.validation import Validator
-from avff.errors import CheckpointError, exit_code
-from avff.models.flops import training_gflops
+from avff.engine.watchdog import HANG_EXIT_CODE, Watchdog
+from avff.errors import describe, exit_code
 from avff.models.transformer import Block
 from avff.models.weights import make_sidecar
 from avff.objectives import build_objective
@@ -44,37 +44,52 @@ def train(config: Config) -> int:
         TrainingError: training had to stop; the run folder's exit.json says why, too.
     """
     device = process.start(config)
-    try:
-        code = run_stage(config, device)
-    except BaseException as error:
-        process.fail(error)
-        raise
-    return process.end(code)
+    return process.end(run_stage(config, device))
 
 
 def run_stage(config: Config, device: torch.device) -> int:
     """`train` inside a started process group; however it ends after the run folder was opened, exit.json is there."""
-    config.accumulation_steps(distributed.world_size())  # refuses a batch that does not divide, before anything is made
-    agreement.on_main(lambda: run_state.open_run(config))
+    opened = False
+    with Watchdog(config.faults.hang_seconds, partial(_note_hang, config)) as watchdog:
+        try:
+            config.accumulation_steps(distributed.world_size())  # refuses what does not divide before anything is made
+            agreement.on_main(lambda: run_state.open_run(config))
+            opened = True
+            return _run_opened(config, device, watchdog)
+        except BaseException as error:
+            words = watchdog.last_words(error)
+            if opened:
+                reason, code = describe(words.error), exit_code(words.error)
+                step, rank = watchdog.step, distributed.rank()
+                run_state.write_exit(config.run_dir, reason=reason, code=code, step=step, rank=rank)
+            process.fail(words.error, speaks=words.speaks, alone=words.alone)
+            if words.error is not error:
+                raise words.error from error
+            raise
+
+
+def _run_opened(config: Config, device: torch.device, watchdog: Watchdog) -> int:
     if config.optim.num_steps in agreement.on_main(lambda: run_folder.committed_steps(config.run_dir)):
-        logger.info("%s: finished, %d steps are done", config.run_dir, config.optim.num_steps)
-        _write_exit(config, "finished", 0, config.optim.num_steps)
-        return 0
+        return _end(config, "finished", 0, config.optim.num_steps)
     announce_two_passes(config)
-    loop: Loop | None = None
-    try:
-        with StopFlag() as stop:
-            loop = _prepare(config, device)
-            finished = loop.run(stop)
-    except BaseException as error:
-        reason, step = f"{type(error).__name__}: {error}", loop.step if loop else 0
-        run_state.write_exit(config.run_dir, reason=reason, code=exit_code(error), step=step, rank=distributed.rank())
-        raise
-    code = 0 if finished else PREEMPTED_EXIT_CODE
-    reason = "finished" if finished else f"stopped by {stop.reason or 'a signal on another rank'}"
-    _write_exit(config, reason, code, loop.step)
-    logger.info("%s: %s at step %d", config.run_dir, reason, loop.step)
+    with StopFlag(time_limit_seconds=60 * config.engine.time_limit_minutes) as stop:
+        loop = _prepare(config, device, watchdog)
+        stop.reserve = loop.save_seconds
+        finished = loop.run(stop)
+    if finished:
+        return _end(config, "finished", 0, loop.step)
+    return _end(config, f"stopped by {stop.reason or 'a signal on another rank'}", PREEMPTED_EXIT_CODE, loop.step)
+
+
+def _end(config: Config, reason: str, code: int, step: int) -> int:
+    if distributed.is_main():
+        run_state.write_exit(config.run_dir, reason=reason, code=code, step=step)
+    logger.info("%s: %s at step %d", config.run_dir, reason, step)
     return code
+
+
+def _note_hang(config: Config, sentence: str, step: int) -> None:
+    run_state.write_exit(config.run_dir, reason=sentence, code=HANG_EXIT_CODE, step=step, rank=distributed.rank())
 
 
 def announce_two_passes(config: Config) -> None:
@@ -93,53 +108,62 @@ def announce_two_passes(config: Config) -> None:
         )
 
 
-def _write_exit(config: Config, reason: str, code: int, step: int) -> None:
-    if distributed.is_main():
-        run_state.write_exit(config.run_dir, reason=reason, code=code, step=step)
-
-
-def _prepare(config: Config, device: torch.device) -> Loop:
+def _prepare(config: Config, device: torch.device, watchdog: Watchdog) -> Loop:
+    """Opens data, network and the newest checkpoint; each part is a sign of progress."""
+    run_dir = config.run_dir
+    watchdog.mark("starting", 0)
     data = agreement.everywhere(lambda: RunData(config))
-    objective = build_objective(config)
-    newest = checkpoint.find_newest(config.run_dir)
+    watchdog.mark("starting", 0)
+    decisions = Decisions(run_dir, global_batch_size=config.engine.global_batch_size)
+    _set_aside_superseded(run_dir, decisions)
+    newest = checkpoint.find_newest(run_dir)
     state = run_folder.read_state(newest) if newest else {}
-    _check_plan(config, data, state)
+    agreement.everywhere(lambda: check_data(config, data.signatures, state, decisions))
+    watchdog.mark("starting", 0)
+    objective = build_objective(config)
     origin = continue_from(state) if newest else start_from(config, objective.model, data.trained_on)
     if config.engine.compile:
         _compile_blocks(objective.model)
-    stage = config.engine.zero_stage
-    rate = config.optim.learning_rate
-    model = Trainable(
-        "model", objective.model, config, zero_stage=stage, learning_rate=rate, new_names=origin.new_names
-    )
-    critics = None
-    if objective.critics is not None:
-        critic_stage, critic_rate = critics_zero_stage(config), config.optim.critic_learning_rate
-        critics = Trainable("critics", objective.critics, config, zero_stage=critic_stage, learning_rate=critic_rate)
     preprocess = Preprocess(config.clip, config.data.augment)
-    updater = Updater(config, objective, model, critics, preprocess, device)
+    model, critics = _trainables(config, objective, origin)
+    updater = Updater(config, objective, model, critics, preprocess, device, mark=watchdog.mark)
+    watchdog.mark("starting", 0)
     if newest:
         checkpoint.load(newest, updater.trainables)
-    step = state.get("step", 0)
-    verb = "continues" if newest else "starts"
-    logger.info("%s: %s at step %d of %d", config.run_dir, verb, step, config.optim.num_steps)
-    return Loop(
+    verb, step = ("continues" if newest else "starts"), state.get("step", 0)
+    logger.info("%s: %s at step %d of %d", run_dir, verb, step, config.optim.num_steps)
+    watchdog.mark("starting", step)
+    facts = RunFacts(origin, _sidecar(config, data, origin))
+    return Loop(config, updater, data, Validator(config, preprocess, device), decisions, watchdog, facts, state)
+
+
+def _set_aside_superseded(run_dir: Path, decisions: Decisions) -> None:
+    """Ends a rewind that was decided by a process that died before it had gone back; a collective."""
+
+    def superseded() -> list[int]:
+        states = {
+            s: run_folder.read_state(run_folder.checkpoint_dir(run_dir, s)) for s in run_folder.committed_steps(run_dir)
+        }
+        return [step for step, state in states.items() if decisions.is_superseded(step, state["num_rewinds"])]
+
+    if agreement.on_main(superseded):
+        checkpoint.set_aside(run_dir, newer_than=decisions.rewinds[-1]["from_step"], suffix=checkpoint.REWOUND)
+
+
+def _trainables(config: Config, objective: Any, origin: Origin) -> tuple[Trainable, Trainable | None]:
+    optim, stage = config.optim, config.engine.zero_stage
+    rate, new_names = optim.learning_rate, origin.new_names
+    model = Trainable("model", objective.model, config, zero_stage=stage, learning_rate=rate, new_names=new_names)
+    if objective.critics is None:
+        return model, None
+    critics = Trainable(
+        "critics",
+        objective.critics,
         config,
-        updater,
-        data,
-        Validator(config, preprocess, device),
-        Ledger(config, state.get("ledger", {}), resume_step=step),
-        Rates(
-            device,
-            training_gflops(config) * 1e9,
-            state.get("productive_seconds", 0.0),
-            state.get("first_start_unix", time.time()),
-        ),
-        origin,
-        _sidecar(config, data, origin),
-        {name: list(sums) for name, sums in state.get("window", {}).items()},
-        step,
+        zero_stage=critics_zero_stage(config),
+        learning_rate=optim.critic_learning_rate,
     )
+    return model, critics
 
 
 def _compile_blocks(model: torch.nn.Module) -> None:
@@ -147,15 +171,6 @@ def _compile_blocks(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Block):
             module.compile()
-
-
-def _check_plan(config: Config, data: RunData, state: dict[str, Any]) -> None:
-    if state and state["plan_hash"] != data.plan.hash:
-        raise CheckpointError(
-            f"{config.run_dir}: the training data changed since step {state['step']} (plan {state['plan_hash'][:12]} then, "
-            f"{data.plan.hash[:12]} now): a shard directory was rebuilt, or shards were added or removed; restore them, or "
-            "start a new run with another `name`"
-        )
 
 
 def _sidecar(config: Config, data: RunData, origin: Origin) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """One optimizer update: forward and backward per micro batch, agreement of all ranks, step."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,15 +24,13 @@ class UpdateReport(NamedTuple):
         applied: false when a loss or gradient was not finite anywhere: every rank and both engines skipped.
         terms: losses, mean over micro batches and ranks.
         gradient_norms: before clipping, per trainable.
-        stop: some rank was told to stop.
-        num_substituted: samples replaced in this step, over all ranks.
+        votes: sum over ranks of what each passed.
     """
 
     applied: bool
     terms: dict[str, float]
     gradient_norms: dict[str, float]
-    stop: bool
-    num_substituted: int
+    votes: list[float]
 
 
 class BadBatch(NamedTuple):
@@ -45,6 +44,9 @@ class BadBatch(NamedTuple):
 class Updater:
     """Carries out updates of a model and, if there are any, its critics.
 
+    Args:
+        mark: told what begins, for the watchdog: a phase and the updates done.
+
     Attributes:
         bad_batches: this rank's micro batches with a non-finite loss in the last update.
     """
@@ -57,6 +59,7 @@ class Updater:
         critics: Trainable | None,
         preprocess: Preprocess,
         device: torch.device,
+        mark: Callable[[str, int], None] = lambda phase, step: None,
     ):
         self.config = config
         self.objective = objective
@@ -64,35 +67,38 @@ class Updater:
         self.critics = critics
         self.preprocess = preprocess
         self.device = device
+        self.mark = mark
         self.bad_batches: list[BadBatch] = []
 
     @property
     def trainables(self) -> list[Trainable]:
         return [self.model] if self.critics is None else [self.model, self.critics]
 
-    def update(
-        self, step: int, micro_batches: Sequence[AVBatch], *, stop: bool = False, num_substituted: int = 0
-    ) -> UpdateReport:
+    def update(self, step: int, micro_batches: Sequence[AVBatch], votes: Sequence[float] = ()) -> UpdateReport:
         """Makes update `step`, or skips it on all ranks; a collective.
 
         Args:
             micro_batches: this rank's share of the global batch.
-            stop: whether this rank was told to stop; travels with the one all-reduce of the step.
-            num_substituted: samples replaced on this rank.
+            votes: numbers of this rank that are summed over ranks within the one all-reduce of the step.
         """
         # Nothing should draw from torch's own generator; what does all the same repeats after a resume.
         torch.manual_seed(seeding.derive_seed(self.config.seed, "step", step, distributed.rank()))
-        cached = self._cache_contrast(micro_batches)
-        per_micro_batch = [self._forward_backward(batch, cached[i], i) for i, batch in enumerate(micro_batches)]
-        report = self._agree(per_micro_batch, stop, num_substituted)
+        cached = self._cache_contrast(step, micro_batches)
+        per_micro_batch = []
+        for index, batch in enumerate(micro_batches):
+            self.mark("computing", step)
+            per_micro_batch.append(self._forward_backward(batch, cached[index], index))
+        self.mark("agreeing", step)
+        report = self._agree(per_micro_batch, votes)
         if not report.applied:
             self.bad_batches = _find_bad(micro_batches, per_micro_batch)
+        self.mark("applying", step)
         factor = learning_rate_factor(step, self.config.optim)
         for trainable in self.trainables:
             trainable.step(learning_rate_factor=factor, skip=not report.applied)
         return report
 
-    def _cache_contrast(self, micro_batches: Sequence[AVBatch]) -> Sequence[CachedContrast | None]:
+    def _cache_contrast(self, step: int, micro_batches: Sequence[AVBatch]) -> Sequence[CachedContrast | None]:
         """Runs a first pass over the whole update where one forward pass is too small for a contrastive group."""
         count = self.config.passes_per_group(distributed.world_size())
         if count == 1:
@@ -100,6 +106,7 @@ class Updater:
         # Inputs are made anew in the second pass: a whole group of them could be too much memory.
         cached: list[CachedContrast] = []
         for start in range(0, len(micro_batches), count):
+            self.mark("computing", step)
             group = micro_batches[start : start + count]
             cached += self.objective.cache_group(self.model, map(self._inputs, group))
         return cached
@@ -120,22 +127,27 @@ class Updater:
             terms |= critic_losses.terms
         return terms
 
-    def _agree(self, per_micro_batch: list[dict[str, Tensor]], stop: bool, num_substituted: int) -> UpdateReport:
-        """Sums flags, gradient norms and losses over ranks: one collective and one wait for the device per step."""
+    def _agree(self, per_micro_batch: list[dict[str, Tensor]], votes: Sequence[float]) -> UpdateReport:
+        """Sums votes, gradient norms and losses over ranks: one collective and one wait for the device per step."""
         names = list(per_micro_batch[0])
         means = [torch.stack([terms[name].double() for terms in per_micro_batch]).mean() for name in names]
         squares = [trainable.gradient_square_sum() for trainable in self.trainables]
-        flags = torch.tensor([float(stop), float(num_substituted)], dtype=torch.float64, device=self.device)
-        total = distributed.all_reduce_sum(torch.cat([flags, torch.stack(squares), torch.stack(means)])).tolist()
-        norms = [math.sqrt(square) if square >= 0 else math.nan for square in total[2 : 2 + len(squares)]]
-        values = [value / distributed.world_size() for value in total[2 + len(squares) :]]
+        own_votes = torch.tensor(votes, dtype=torch.float64, device=self.device)
+        total = distributed.all_reduce_sum(torch.cat([own_votes, torch.stack(squares + means)])).tolist()
+        sums, square_sums, term_sums = (total[part] for part in _consecutive(len(votes), len(squares), len(means)))
+        norms = [math.sqrt(square) if square >= 0 else math.nan for square in square_sums]
+        values = [value / distributed.world_size() for value in term_sums]
         return UpdateReport(
             applied=all(map(math.isfinite, norms + values)),
             terms=dict(zip(names, values, strict=True)),
             gradient_norms={t.name: norm for t, norm in zip(self.trainables, norms, strict=True)},
-            stop=total[0] > 0,
-            num_substituted=round(total[1]),
+            votes=sums,
         )
+
+
+def _consecutive(*lengths: int) -> list[slice]:
+    stops = list(itertools.accumulate(lengths))
+    return [slice(stop - length, stop) for stop, length in zip(stops, lengths, strict=True)]
 
 
 def move(batch: AVBatch, device: torch.device) -> AVBatch:

@@ -43,7 +43,12 @@ def test_consecutive_skips_stop_the_run_and_name_keys_and_values(tiny_config):
     ledger.skipped(3, bad, {"model": float("nan")})
     with pytest.raises(TrainingError, match=r"step 4: 2 updates in a row.*rank 1: loss=nan on keys k3, k4"):
         ledger.skipped(4, bad, {"model": float("nan")})
-    assert ledger.counters() == {"num_substituted": 0, "num_skipped": 7, "consecutive_skips": 2}
+    assert ledger.counters() == {
+        "num_substituted": 0,
+        "num_skipped": 7,
+        "consecutive_skips": 2,
+        "num_spikes": 0,
+    }
 
 
 def test_lines_after_the_resume_point_are_removed(tiny_config):

@@ -1,6 +1,5 @@
 """Continuing a run: what may change, what is refused, and how small files are written."""
 
-import dataclasses
 import socket
 
 import pytest
@@ -8,11 +7,10 @@ import torch
 
 from avff.config import load_config
 from avff.engine.append_log import read_lines
-from avff.engine.run_data import RunData
 from avff.engine.run_state import MAY_CHANGE, open_run, read_exit, write_exit
 from avff.engine.starts import STARTS
-from avff.engine.train import _check_plan, run_stage
-from avff.errors import CheckpointError, ConfigError, TrainingError
+from avff.engine.train import run_stage
+from avff.errors import ConfigError, TrainingError
 from avff.run_folder import COMMIT, checkpoint_dir
 from avff.strict_yaml import flatten
 
@@ -51,16 +49,6 @@ def test_every_key_that_may_change_exists(tiny_config):
     keys = flatten(tiny_config())
     for allowed in MAY_CHANGE:
         assert any(key == allowed or (key.startswith(allowed) and allowed.endswith(".")) for key in keys), allowed
-
-
-def test_changed_training_data_is_refused(tiny_config, shard_directory, make_sample, write_directory, tmp_path):
-    config = tiny_config(data={"train": [{"path": str(shard_directory.path)}]})
-    state = {"step": 3, "plan_hash": RunData(config).plan.hash}
-    _check_plan(config, RunData(config), state)
-    other = write_directory(tmp_path / "other", [make_sample("one"), make_sample("two")])
-    moved = dataclasses.replace(config.data, train=(dataclasses.replace(config.data.train[0], path=str(other.path)),))
-    with pytest.raises(CheckpointError, match="the training data changed since step 3"):
-        _check_plan(config, RunData(dataclasses.replace(config, data=moved)), state)
 
 
 def test_the_exit_of_the_process_before_is_removed(tiny_config):
