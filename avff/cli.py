@@ -81,6 +81,8 @@ def _add_train(commands) -> None:
 
 def _train(options: argparse.Namespace) -> int | None:
     config = load_config(options.config, options.overrides)
+    # Torch would print a C++ stack for every connection that another rank closes; what matters arrives as an exception.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from avff.engine.train import train
 
     return train(config)

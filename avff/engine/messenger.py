@@ -24,13 +24,13 @@ class Messenger:
 
     Attributes:
         hosts: of each rank.
-        listens: whether the others' notices are read; that is left out while all goes well.
+        is_curious: whether the others' notices are read; that is left out while all goes well.
         notices: as last read.
     """
 
     def __init__(self, board: NoticeBoard, place: Callable[[], Place], beat_seconds: float):
         self.hosts = board.hosts
-        self.listens = False
+        self.is_curious = False
         self.rank = distributed.rank()
         self.notices = [Notice(rank, host, beat=0) for rank, host in enumerate(board.hosts)]
         self._board = board
@@ -63,7 +63,6 @@ class Messenger:
     def say(self, kind: Literal["stopped", "lost", "hang"], words: str) -> None:
         """Adds to this rank's notice what stops it, and starts to listen."""
         self._words, self._kind = words, kind
-        self.listens = True
         self._wake.set()
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
@@ -101,7 +100,7 @@ class Messenger:
     def _exchange(self, beat: int) -> None:
         own = Notice(self.rank, self.hosts[self.rank], beat, self._place(), self._kind, self._words, self._has_left)
         self._board.post(own)
-        if self.listens:
+        if self.is_curious or self._kind:
             read = self._board.read()
             # A long wait for rank 0, or a machine that was suspended, is not held against the others.
             waited = min(time.monotonic() - self._answered_at, 2 * self._beat_seconds)

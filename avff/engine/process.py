@@ -57,7 +57,7 @@ def end(code: int) -> int:
     return code
 
 
-def fail(error: BaseException, *, speaks: bool = True, alone: bool = True) -> None:
+def fail(error: BaseException, speaks: bool = True, alone: bool = True) -> None:
     """Ends a rank that an error stopped, without waiting for ranks that may never come; returns in a plain process.
 
     Under a launcher it prints the error and ends the process with the error's code (avff.errors). A plain process
@@ -69,7 +69,9 @@ def fail(error: BaseException, *, speaks: bool = True, alone: bool = True) -> No
     """
     if speaks and distributed.is_launched():
         where = (
-            f"rank {distributed.rank()} ({socket.gethostname()}): " if alone and distributed.world_size() > 1 else ""
+            f"rank {distributed.rank()} (host {socket.gethostname()}): "
+            if alone and distributed.world_size() > 1
+            else ""
         )
         expected = isinstance(error, (AvffError, KeyboardInterrupt))
         text = describe(error) if expected else "".join(traceback.format_exception(error))

@@ -114,9 +114,9 @@ class Watchdog:
     def _listen(self, idle_seconds: float) -> None:
         """While this rank waits, hears what the others say; ends with them when one has found that the run hangs."""
         if self._messenger:
-            self._messenger.listens = idle_seconds > WATCH_FRACTION * self.hang_seconds
+            self._messenger.is_curious = idle_seconds > WATCH_FRACTION * self.hang_seconds
             found = [notice for notice in self._messenger.others() if notice.kind == "hang"]
-            if found and self._messenger.listens:
+            if found and self._messenger.is_curious:
                 self._end_run(found[0].words, speaks=False)
 
     def _judge(self, idle_seconds: float) -> str:
