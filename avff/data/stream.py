@@ -1,25 +1,25 @@
-"""Batches for one rank, in plan order, from a torch DataLoader (DESIGN §4).
+"""Batches for one rank, in plan order, read ahead by `avff.data.workers` (DESIGN §4).
 
-One item of the loader is one step of this rank. Worker w of n serves steps start + w, start + w + n, ..., and the
-loader asks its workers in turn, so steps come in order whatever n is.
+What comes is a pure function of the plan and the quarantine list. A sample whose bytes are bad is replaced by the plan's
+substitute, the same one wherever it is read. One that could not be read in these circumstances (a time-out, a crashed
+decoder, an I/O error) is replaced too, and the substitution is marked `lasting`: the run writes it on the list.
 """
 
+import contextlib
 import itertools
-import os
-import signal
-import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from avff.data.plan import Entry, Plan
 from avff.data.quarantine import Quarantine
 from avff.data.selection import StoredSample
 from avff.data.shards import read_sample
 from avff.data.views import View
+from avff.data.worker_process import Place, Slot
+from avff.data.workers import read_in_order
 from avff.errors import ConfigError, ReadError, ShardError
 
 
@@ -112,8 +112,11 @@ def train_loader(
             f"engine.micro_batch_size {micro_batch_size} does not divide the {len(places)} clips that each of {world_size} "
             f"ranks reads per step; choose a divisor"
         )
-    dataset = _TrainSteps(plan, view, places, micro_batch_size, steps, quarantine)
-    return _loader(dataset, num_workers, prefetch_steps, pin_memory)
+    job = _TrainSteps(plan, view, places, micro_batch_size, quarantine)
+    batches = read_in_order(
+        job, steps, num_workers=num_workers, prefetch=prefetch_steps, timeout_seconds=timeout_seconds
+    )
+    return _handed_out(batches, pin_memory)
 
 
 def evaluation_loader(
@@ -125,7 +128,7 @@ def evaluation_loader(
     micro_batch_size: int,
     num_workers: int,
     timeout_seconds: float,
-    prefetch_steps: int = 2,
+    prefetch_samples: int = 4,
     pin_memory: bool = False,
 ) -> Generator[Any, None, None]:
     """Reads every window of every track of every sample once, over all ranks together.
@@ -140,53 +143,50 @@ def evaluation_loader(
         An iterator over batches (AVBatch for AVView); its `close()` ends the workers. Iterating raises ShardError for a sample that cannot be read:
         nothing is substituted or left out.
     """
-    dataset = _EvaluationBatches(samples[rank::world_size], view, micro_batch_size)
-    return _loader(dataset, num_workers, prefetch_steps, pin_memory)
+    share = samples[rank::world_size]
+    clips = read_in_order(
+        _EvaluationSamples(share, view),
+        range(len(share)),
+        num_workers=num_workers,
+        prefetch=prefetch_samples,
+        timeout_seconds=timeout_seconds,
+    )
+    return _handed_out(_batches(clips, view, micro_batch_size), pin_memory)
 
 
-class _TrainSteps(IterableDataset):
-    def __init__(
-        self,
-        plan: Plan,
-        view: View,
-        places: np.ndarray,
-        micro_batch_size: int,
-        steps: Sequence[int],
-        quarantine: Quarantine,
-    ):
+class _TrainSteps:
+    """The job of training: one item is one step of this rank."""
+
+    def __init__(self, plan: Plan, view: View, places: np.ndarray, micro_batch_size: int, quarantine: Quarantine):
         self.plan = plan
         self.view = view
         self.places = places
         self.micro_batch_size = micro_batch_size
-        self.steps = steps
         self.quarantine = quarantine
 
-    def __iter__(self) -> Iterator[StepBatch]:
-        for step in _share_of_worker(self.steps):
-            yield self._read(step)
-
-    def _read(self, step: int) -> StepBatch:
+    def __call__(self, step: int, slot: Slot) -> StepBatch:
         clips: list[Any] = []
         substitutions: list[Substitution] = []
         for entry in self.plan.at(step * self.plan.global_batch_size + self.places):
-            clip, failures = self._clip(entry, step)
+            clip, failures = self._clip(entry, step, slot)
             clips.append(clip)
             substitutions += failures
         size = self.micro_batch_size
         micro_batches = [self.view.collate(clips[i : i + size]) for i in range(0, len(clips), size)]
         return StepBatch(step, micro_batches, substitutions)
 
-    def _clip(self, entry: Entry, step: int) -> tuple[Any, list[Substitution]]:
+    def _clip(self, entry: Entry, step: int, slot: Slot) -> tuple[Any, list[Substitution]]:
         """Returns the entry's clip, or its first substitute's that can be read, and what went wrong before."""
         failures: list[_Failure] = []
-        for candidate in itertools.chain([entry], self.plan.substitutes(entry)):
+        for attempt, candidate in enumerate(itertools.chain([entry], self.plan.substitutes(entry))):
             sample = candidate.sample
             known = self.quarantine.reason(sample.row, entry.position)
             if known is not None:
                 failures.append(_Failure(sample, known, lasting=False))
                 continue
             try:
-                clip = self.view.train_clip(read_sample(*sample), self.plan.clip_seed(candidate))
+                with slot.reading(Place(entry.position, attempt, _where(sample))):
+                    clip = self.view.train_clip(read_sample(*sample), self.plan.clip_seed(candidate))
             except ShardError as error:
                 failures.append(_Failure(sample, str(error), lasting=isinstance(error, ReadError)))
                 continue
@@ -209,69 +209,49 @@ def _substitution(failure: _Failure, substitute: StoredSample, step: int, positi
     return Substitution(row.key, shard, failure.reason, substitute.row.key, step, position, failure.lasting)
 
 
-class _EvaluationBatches(IterableDataset):
-    def __init__(self, samples: Sequence[StoredSample], view: View, micro_batch_size: int):
+class _EvaluationSamples:
+    """The job of evaluation: one item is the number of a sample."""
+
+    def __init__(self, samples: Sequence[StoredSample], view: View):
         self.samples = samples
         self.view = view
-        self.micro_batch_size = micro_batch_size
 
-    def __iter__(self) -> Iterator[Any]:
-        waiting: list[Any] = []
-        for sample in _share_of_worker(self.samples):
-            waiting += self._clips(sample)
-            while len(waiting) >= self.micro_batch_size:
-                yield self.view.collate(waiting[: self.micro_batch_size])
-                waiting = waiting[self.micro_batch_size :]
-        if waiting:
-            yield self.view.collate(waiting)
-
-    def _clips(self, sample: StoredSample) -> list[Any]:
-        stored = read_sample(*sample)
-        try:
-            return self.view.evaluation_clips(stored)
-        except ShardError as error:
-            raise ShardError(f"{sample.directory.path / sample.row.shard}: {error}") from error
+    def __call__(self, number: int, slot: Slot) -> list[Any]:
+        sample = self.samples[number]
+        with slot.reading(Place(number, 0, _where(sample))):
+            stored = read_sample(*sample)
+            try:
+                return self.view.evaluation_clips(stored)
+            except ShardError as error:
+                raise ShardError(f"{sample.directory.path / sample.row.shard}: {error}") from error
 
 
-def _share_of_worker(items: Sequence[Any]) -> Sequence[Any]:
-    worker = get_worker_info()
-    return items if worker is None else items[worker.id :: worker.num_workers]
+def _where(sample: StoredSample) -> str:
+    return f"{sample.directory.path / sample.row.shard}: sample {sample.row.key!r}"
 
 
-def _loader(
-    dataset: IterableDataset, num_workers: int, prefetch_steps: int, pin_memory: bool
-) -> Generator[Any, None, None]:
-    yield from DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=num_workers,
-        prefetch_factor=prefetch_steps if num_workers else None,
-        pin_memory=pin_memory,
-        collate_fn=_unchanged,
-        worker_init_fn=_start_worker,
-        # Its own generator, since the loader draws a number that would move the global state.
-        generator=torch.Generator(),
-    )
+def _batches(clips: Generator[list[Any], None, None], view: View, size: int) -> Generator[Any, None, None]:
+    """Collates the clips of all samples, so that a batch does not depend on who read them."""
+    waiting: list[Any] = []
+    with contextlib.closing(clips):
+        for found in clips:
+            waiting += found
+            while len(waiting) >= size:
+                yield view.collate(waiting[:size])
+                waiting = waiting[size:]
+    if waiting:
+        yield view.collate(waiting)
 
 
-def _unchanged(item: Any) -> Any:
-    return item
+def _handed_out(values: Generator[Any, None, None], pin_memory: bool) -> Generator[Any, None, None]:
+    with contextlib.closing(values):
+        yield from map(_pinned, values) if pin_memory else values
 
 
-def _start_worker(worker_id: int) -> None:
-    """Signals go to the whole process group; the training process decides what they mean and ends its workers."""
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-    _heed_term_of(os.getppid())
-
-
-def _heed_term_of(parent: int) -> None:
-    """Ends this process at TERM from its parent and from nobody else: torchrun and SLURM send it to workers too."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def wait() -> None:
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-            pass
-        os._exit(0)
-
-    threading.Thread(target=wait, daemon=True).start()
+def _pinned(value: Any) -> Any:
+    """Returns the value with page-locked tensors; looks into lists and NamedTuples."""
+    if isinstance(value, torch.Tensor):
+        return value.pin_memory()
+    if isinstance(value, list):
+        return [_pinned(part) for part in value]
+    return value._make(map(_pinned, value)) if hasattr(value, "_make") else value
