@@ -45,6 +45,7 @@ class Plan:
     Attributes:
         num_samples: clips per epoch.
         samples: the distinct samples behind them.
+        order: which of the samples stands where on the line.
         dropped: samples of the directories that filters left out, per reason.
         signature: what decides the order, as plain values (avff.data.signature); `hash` is its hash.
     """
@@ -65,7 +66,7 @@ class Plan:
         self.signature = signature
         self.dropped = dropped
         self.hash = signature_hash(signature)
-        self._order = order
+        self.order = order
         self._seed = seed
         self._peers: dict[tuple, np.ndarray] = {}
 
@@ -75,7 +76,7 @@ class Plan:
 
     def at(self, positions: np.ndarray) -> list[Entry]:
         """Returns the clips at some positions of the line (int64)."""
-        places = self._order.at(positions)
+        places = self.order.at(positions)
         columns = (positions.tolist(), *(column.tolist() for column in places))
         return [Entry(p, epoch, occurrence, self.samples[i]) for p, epoch, i, occurrence in zip(*columns, strict=True)]
 
@@ -133,7 +134,7 @@ def build_plan(config: Config, train: Sequence[ShardDirectory], validation: Sequ
     slowest = min(samples, key=lambda sample: sample.row.frames_per_second)
     check_rate(slowest.row.frames_per_second, config.clip, f"{slowest.directory.path}: sample {slowest.row.key!r}")
     order = Order(
-        _shard_numbers(samples),
+        shard_numbers(samples),
         weight_M[weight_M > 0],
         seed=config.seed,
         window_shards=data.shuffle_window_shards,
@@ -174,7 +175,7 @@ def _nothing_left(config: Config, train: Sequence[ShardDirectory], dropped: dict
     )
 
 
-def _shard_numbers(samples: list[StoredSample]) -> np.ndarray:
+def shard_numbers(samples: list[StoredSample]) -> np.ndarray:
     numbers: dict[tuple[int, str], int] = {}
     return np.array([numbers.setdefault((id(s.directory), s.row.shard), len(numbers)) for s in samples])
 
