@@ -52,11 +52,12 @@ def decode_sound(data: bytes, num_samples: int, sample_rate_hz: int, where: str)
         ShardError: not decodable, not mono 16 bit at the given rate, or another number of samples.
     """
     try:
-        with av.open(io.BytesIO(data), mode="r") as container:
+        with av.open(io.BytesIO(data), mode="r", metadata_errors="replace") as container:
             stream = container.streams.audio[0]
-            if (stream.rate, stream.format.name, stream.channels) != (sample_rate_hz, "s16", 1):
+            form = stream.format.name if stream.format else "of no form"
+            if (stream.rate, form, stream.channels) != (sample_rate_hz, "s16", 1):
                 raise ShardError(
-                    f"{where}: sound is {stream.channels} x {stream.format.name} at {stream.rate} Hz, expected mono s16 at "
+                    f"{where}: sound is {stream.channels} x {form} at {stream.rate} Hz, expected mono s16 at "
                     f"{sample_rate_hz} Hz; rebuild this shard"
                 )
             stream.codec_context.thread_count = 1

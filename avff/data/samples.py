@@ -72,10 +72,12 @@ def parse_sample(content: bytes, row: IndexRow, where: str) -> Sample:
         ShardError: not the tar entries of `row.key`, a member is missing or its crc32 differs, invalid metadata.
     """
     stated = f"{where}: sample {row.key!r}"
+    if len(content) != row.length:
+        raise ShardError(f"{stated}: {len(content)} of its {row.length} bytes are there; copy or rebuild this shard")
     try:
         samples = list(group_by_keys(tar_file_expander([{"url": where, "stream": io.BytesIO(content)}])))
     except (tarfile.TarError, ValueError, EOFError) as error:
-        raise ShardError(f"{stated}: not tar entries: {error}; copy or rebuild this shard") from error
+        raise ShardError(f"{stated}: not tar entries: {_reason(error)}; copy or rebuild this shard") from error
     if [sample["__key__"] for sample in samples] != [row.key]:
         found = ", ".join(str(sample["__key__"]) for sample in samples) or "nothing"
         raise ShardError(f"{stated}: found {found} at byte {row.offset}; copy or rebuild this shard")
@@ -83,6 +85,11 @@ def parse_sample(content: bytes, row: IndexRow, where: str) -> Sample:
     _check_members(members, row, stated)
     metadata = from_json(members.pop("json"), f"{stated}: {row.key}.json")
     return Sample(metadata, members)
+
+
+def _reason(error: Exception) -> str:
+    """Returns webdataset's message without the stream that it adds, whose address differs from process to process."""
+    return str(error.args[0]).partition(" @ ")[0] if error.args else type(error).__name__
 
 
 def _check_members(members: dict[str, bytes], row: IndexRow, where: str) -> None:

@@ -230,7 +230,8 @@ class _Worker:
             return
         before = self._faults.get(place)
         if before is not None:
-            self._condemned[place] = f"{fault} twice" if fault == before else f"{before}, then {fault}"
+            what = f"{fault} twice" if fault == before else f"{before}, then {fault}"
+            self._condemned[place] = f"its worker {what}"
             self.num_deaths = 0
         self._faults[place] = fault
 

@@ -1,14 +1,18 @@
 """The loader: the same clips per step for every number of ranks and workers, bad samples included."""
 
 import itertools
+import os
 import shutil
+from pathlib import Path
 
+import av
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from avff.data.plan import build_plan
-from avff.data.quarantine import Quarantine
+from avff.data.quarantine import Quarantine, Quarantined
 from avff.data.selection import evaluation_samples
 from avff.data.shards import open_directory
 from avff.data.stream import evaluation_loader, rank_places, train_loader
@@ -65,7 +69,16 @@ def no_quarantine(plan):
 
 
 def read_globally(
-    plan, view, *, world_size, num_workers, start_step=0, num_steps=NUM_STEPS, group_size=6, quarantine=None
+    plan,
+    view,
+    *,
+    world_size,
+    num_workers,
+    start_step=0,
+    num_steps=NUM_STEPS,
+    group_size=6,
+    quarantine=None,
+    timeout_seconds=60,
 ):
     """Reads all ranks and puts every step's clips back into global batch order, with all substitutions."""
     steps = {}
@@ -80,7 +93,7 @@ def read_globally(
             num_workers=num_workers,
             prefetch_steps=2,
             steps=range(start_step, num_steps),
-            timeout_seconds=60,
+            timeout_seconds=timeout_seconds,
             quarantine=quarantine or no_quarantine(plan),
         )
         places = rank_places(plan.global_batch_size, group_size, rank, world_size)
@@ -142,6 +155,7 @@ def test_bad_samples_are_replaced_by_others_of_their_kind_and_reported(setup, da
             assert rows[substitution.substitute_key].is_fake == 0
             assert substitution.shard == str(damaged.path / rows[substitution.key].shard)
             assert "member flac has crc32" in substitution.reason
+            assert not substitution.lasting
         seen += [s.key for s in substitutions]
     assert set(seen) == DAMAGED_KEYS
 
@@ -158,6 +172,121 @@ def test_reading_leaves_the_global_random_state_alone(setup, uneven):
     before = torch.get_rng_state()
     read_globally(plan, view, world_size=1, num_workers=1, num_steps=1)
     assert torch.equal(before, torch.get_rng_state())
+
+
+# ------------------------------------------------------------------------------------------- circumstances
+
+
+class HangingView(AVView):
+    """Hangs inside FFmpeg, in native code, on some samples: it opens a named pipe that nobody writes to."""
+
+    def __init__(self, clip, keys, fifo):
+        super().__init__(clip)
+        self.keys = keys
+        self.fifo = fifo
+
+    def train_clip(self, sample, seed):
+        self._hang_on(sample)
+        return super().train_clip(sample, seed)
+
+    def evaluation_clips(self, sample):
+        self._hang_on(sample)
+        return super().evaluation_clips(sample)
+
+    def _hang_on(self, sample):
+        if sample.metadata.key in self.keys:
+            av.open(str(self.fifo))
+
+
+def read_as_a_run_does(plan, view, *, world_size, num_workers):
+    """Reads step by step; what is lasting goes on the list, which all ranks follow from the next step on."""
+    listed = no_quarantine(plan)
+    steps = {}
+    for step in range(NUM_STEPS):
+        steps |= read_globally(
+            plan, view, world_size=world_size, num_workers=num_workers, start_step=step, num_steps=step + 1,
+            quarantine=listed, timeout_seconds=TIMEOUT_SECONDS,
+        )  # fmt: skip
+        new = [s for s in steps[step][1] if s.lasting]
+        listed = listed.with_(Quarantined(s.key, Path(s.shard).name, s.position, s.reason) for s in new)
+    return steps, listed
+
+
+TIMEOUT_SECONDS = 0.5
+
+
+def without_lasting(steps):
+    return {
+        step: (clips, [s._replace(lasting=False) for s in substitutions])
+        for step, (clips, substitutions) in steps.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_hanging_decode_gives_the_same_clips_everywhere_once_it_is_listed(setup, uneven, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    plan, view = setup(uneven)
+    hanging = HangingView(view.clip, {"k05", "k11"}, tmp_path / "fifo")
+    steps, listed = read_as_a_run_does(plan, hanging, world_size=1, num_workers=1)
+    assert {entry.key for entry in listed.entries} == {"k05", "k11"}
+    assert all("its worker took longer than 0.5 s twice" in entry.reason for entry in listed.entries)
+    for step, (clips, substitutions) in steps.items():
+        planned = [entry.sample.row.key for entry in plan.entries(step)]
+        assert len([key for key in planned if key in hanging.keys]) <= len(substitutions)
+        assert not {clip[0] for clip in clips} & hanging.keys
+    for world_size, num_workers in [(2, 1), (1, 3)]:
+        assert (
+            read_as_a_run_does(plan, hanging, world_size=world_size, num_workers=num_workers)[1].entries
+            == listed.entries
+        )
+    # A run that goes on with the list never touches those samples again, so it may even read in its own process.
+    for world_size, num_workers in [(1, 0), (1, 1), (1, 2), (1, 3), (2, 2)]:
+        again = read_globally(plan, hanging, world_size=world_size, num_workers=num_workers, quarantine=listed)
+        assert again == without_lasting(steps)
+
+
+@pytest.mark.slow
+def test_a_shard_that_hangs_is_left_behind(setup, uneven, tmp_path):
+    directory = open_directory(shutil.copytree(uneven.path, tmp_path / "shards"))
+    shard = directory.path / "shard-000002.tar"
+    shard.unlink()
+    os.mkfifo(shard)
+    plan, view = setup(directory)
+    steps, listed = read_as_a_run_does(plan, view, world_size=1, num_workers=2)
+    assert {entry.shard for entry in listed.entries} == {shard.name}
+    assert read_globally(plan, view, world_size=2, num_workers=0, quarantine=listed) == without_lasting(steps)
+
+
+def test_an_error_of_the_file_system_is_lasting_and_one_of_the_content_is_not(setup, uneven, tmp_path):
+    directory = open_directory(shutil.copytree(uneven.path, tmp_path / "shards"))
+    plan, view = setup(directory)
+    os.truncate(directory.path / "shard-000000.tar", directory.rows[4].offset + 1000)
+    (directory.path / "shard-000001.tar").unlink()
+    steps, listed = read_as_a_run_does(plan, view, world_size=1, num_workers=0)
+    found = [substitution for _, substitutions in steps.values() for substitution in substitutions]
+    assert {s.lasting for s in found if s.shard.endswith("000000.tar")} == {False}
+    assert {s.reason for s in found if s.lasting and "No such file" not in s.reason} == set()
+    # Known ones are told again at every place, with the reason they were listed for.
+    known = [s for s in found if s.shard.endswith("000001.tar") and not s.lasting]
+    assert known and all(s.reason in {entry.reason for entry in listed.entries} for s in known)
+    assert read_globally(plan, view, world_size=3, num_workers=1, quarantine=listed) == without_lasting(steps)
+
+
+def test_killed_workers_leave_no_trace_in_what_comes(setup, damaged):
+    plan, view = setup(damaged)
+    places = dict(rank=0, world_size=1, micro_batch_size=2, group_size=6, prefetch_steps=2, timeout_seconds=60)
+    shared = dict(**places, steps=[7, 8, 2, 3, 4, 5], quarantine=no_quarantine(plan))
+    expected = list(train_loader(plan, view, num_workers=0, **shared))
+    assert [batch.step for batch in expected] == [7, 8, 2, 3, 4, 5]
+    found = []
+    for batch in train_loader(plan, view, num_workers=2, **shared):
+        found.append(batch)
+        for worker in psutil.Process().children():
+            worker.kill()
+    assert [batch.substitutions for batch in found] == [batch.substitutions for batch in expected]
+    for batch, same in zip(found, expected, strict=True):
+        for micro, other in zip(batch.micro_batches, same.micro_batches, strict=True):
+            assert list(describe(micro)) == list(describe(other))
 
 
 def test_it_stops_when_every_substitute_fails_too(setup, uneven, tmp_path):
@@ -233,3 +362,24 @@ def test_evaluation_never_substitutes(damaged, tiny_config, num_workers):
     stored = evaluation_samples([damaged], split="train")
     with pytest.raises(ShardError, match=r"shard-000000.tar: sample 'k01': member flac has crc32"):
         evaluated(stored, view, 1, num_workers)
+
+
+def test_batches_of_evaluation_do_not_depend_on_the_workers(uneven, tiny_config):
+    view = AVView(tiny_config().clip)
+    stored = evaluation_samples([uneven], split="train")
+    shared = dict(rank=0, world_size=1, micro_batch_size=3, timeout_seconds=60)
+    expected = [list(describe(batch)) for batch in evaluation_loader(stored, view, num_workers=0, **shared)]
+    assert {len(batch) for batch in expected[:-1]} == {3}
+    assert [list(describe(batch)) for batch in evaluation_loader(stored, view, num_workers=2, **shared)] == expected
+
+
+@pytest.mark.slow
+def test_a_hang_in_evaluation_is_named(uneven, tiny_config, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    view = HangingView(tiny_config().clip, {"k09"}, tmp_path / "fifo")
+    stored = evaluation_samples([uneven], split="train")
+    loader = evaluation_loader(
+        stored, view, rank=0, world_size=1, micro_batch_size=4, num_workers=2, timeout_seconds=TIMEOUT_SECONDS
+    )
+    with pytest.raises(ShardError, match=r"shard-000001.tar: sample 'k09': its worker took longer than 0.5 s twice"):
+        list(loader)
