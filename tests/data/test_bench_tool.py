@@ -1,0 +1,31 @@
+"""tools/bench.py seek from the command line: what it measures and writes, not how long it takes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import bench
+
+pytestmark = pytest.mark.slow
+
+
+def test_seek_writes_a_row_per_step(tmp_path, capsys):
+    arguments = ["seek", "--folder", str(tmp_path), "--samples", "40", "--rounds", "1", "--steps", "3", "100000"]
+    assert bench.main(arguments) == 0
+    report = json.loads((tmp_path / "seek.json").read_text())
+    assert [row["step"] for row in report["rows"]] == [3, 100000] and report["rows"][0]["ratio"] == 1.0
+    for row in report["rows"]:
+        parts = row["open_seconds"] + row["seek_seconds"] + row["read_seconds"]
+        assert row["total_seconds"] == pytest.approx(parts) and row["seek_seconds"] > 0
+    assert {"processor", "cores", "python", "torch", "avff", "revision"} <= report["machine"].keys()
+    text = capsys.readouterr().out
+    assert "100000" in text and str(tmp_path / "seek.json") in text
+
+
+def test_a_config_that_is_not_there_is_an_error(tmp_path, capsys):
+    assert bench.main(["seek", "--config", str(tmp_path / "none.yaml")]) == 2
+    assert "no such config file" in capsys.readouterr().err
