@@ -366,12 +366,13 @@ def start_script(fifo, timeout_seconds):
 def test_a_killed_parent_leaves_nothing_behind(fifo):
     in_shared_memory = set(os.listdir("/dev/shm"))
     parent = start_script(fifo, PATIENCE_SECONDS)
-    os.close(open_when_read(fifo))  # one worker is in the middle of item 2
+    writer = open_when_read(fifo)  # one worker hangs in item 2, the other waits for work
     wait_until(lambda: len(workers_of(parent.pid)) == 2)
     workers = workers_of(parent.pid)
     parent.kill()
     parent.communicate()
     wait_until(lambda: not any(worker.is_running() for worker in workers))
+    os.close(writer)
     assert {name for name in os.listdir("/dev/shm") if name not in in_shared_memory and "avff" in name} == set()
 
 
