@@ -173,3 +173,43 @@ def _row(values: dict[str, Any], shared: dict[Hashable, Any]) -> IndexRow:
     for name in ("shard", "dataset", "split", "category", "methods", "status"):
         values[name] = shared.setdefault(values[name], values[name])
     return IndexRow._make(_columns(values))
+
+
+def check_unique_keys(rows: list[IndexRow], where: str) -> None:
+    """Refuses a shard or directory with a key twice.
+
+    Raises:
+        ShardError: names the key and both shards; or there is no sample at all.
+    """
+    if not rows:
+        raise ShardError(f"{where}: holds no sample")
+    if len({row.key for row in rows}) == len(rows):
+        return
+    seen: dict[str, str] = {}
+    for row in rows:
+        if row.key in seen:
+            raise ShardError(
+                f"{where}: key {row.key!r} is in {seen[row.key]} and again in {row.shard}; keys are unique"
+            )
+        seen[row.key] = row.shard
+
+
+def check_groups(rows: list[IndexRow], where: str) -> None:
+    """Refuses a directory with a person or original video in two splits.
+
+    Raises:
+        ShardError: names a group, its splits, and how many such groups there are.
+    """
+    split_of: dict[str, str] = {}
+    mixed: dict[str, set[str]] = {}
+    for row in rows:
+        for group in row.group_ids:
+            if split_of.setdefault(group, row.split) != row.split:
+                mixed.setdefault(group, {split_of[group]}).add(row.split)
+    if mixed:
+        group = min(mixed)
+        raise ShardError(
+            f"{where}: {len(mixed)} groups are in more than one split, such as {group!r} in "
+            f"{' and '.join(map(repr, sorted(mixed[group])))}; a person or original video belongs to one split: correct the split "
+            "column and rebuild"
+        )

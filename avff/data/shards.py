@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import avff
-from avff.data.index import IndexRow, ShardInfo, index_bytes, index_path, read_index
+from avff.data.index import IndexRow, ShardInfo, check_groups, check_unique_keys, index_bytes, index_path, read_index
 from avff.data.samples import Sample, check_sample, parse_sample, sample_bytes
 from avff.errors import ReadError, ShardError
 from avff.files import sync, write_durably
@@ -89,7 +89,7 @@ def _write_tar(path: Path, name: str, samples: Iterable[Sample]) -> tuple[ShardI
             rows.append(row)
             digest.update(content)
             file.write(content)
-        _check_unique(rows, name)
+        check_unique_keys(rows, name)
         end = b"\0" * (2 * tarfile.BLOCKSIZE)
         digest.update(end)
         file.write(end)
@@ -156,19 +156,19 @@ def open_directory(path: str | Path) -> ShardDirectory:
     """Opens a shard directory and checks it, tar contents aside.
 
     Raises:
-        ShardError: no manifest; a shard missing, of another size or with another index; a key twice;
+        ShardError: no manifest; a shard missing, not listed, of another size or with another index; a key twice;
             a group in two splits. All problems of one kind are reported together.
     """
     path = local_directory(path)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     shards = [ShardInfo(**values) for values in manifest["shards"]]
     _check_files(path, shards)
     rows: list[IndexRow] = []
     with _no_collection():
         for info in shards:
             rows += _read_rows(path, info)
-    _check_unique(rows, str(path))
-    _check_groups(rows, str(path))
+    check_unique_keys(rows, str(path))
+    check_groups(rows, str(path))
     return ShardDirectory(path, manifest, shards, rows)
 
 
@@ -201,7 +201,10 @@ def read_shard_info(directory: Path, name: str) -> ShardInfo:
         ShardError: the shard or its index is missing, torn or of another size.
     """
     info, _ = read_index(index_path(directory, name))
-    _check_files(directory, [info])
+    if problems := _problems(directory, [info]):
+        raise ShardError(
+            f"{directory}: {problems[0]}; copy it again, or run tools/make_shards.py again, which rebuilds it"
+        )
     return info
 
 
@@ -222,7 +225,12 @@ def read_sample(directory: ShardDirectory, row: IndexRow) -> Sample:
     return parse_sample(content, row, str(path))
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Reads manifest.json.
+
+    Raises:
+        ShardError: missing, not JSON or of another version.
+    """
     file = path / MANIFEST_NAME
     if not path.is_dir():
         raise ShardError(f"{path}: no such shard directory; build one with tools/make_shards.py --output {path}")
@@ -244,6 +252,18 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _check_files(path: Path, shards: list[ShardInfo]) -> None:
+    problems = _problems(path, shards)
+    if unlisted := sorted({tar.name for tar in path.glob("[!.]*.tar")} - {info.name for info in shards}):
+        problems.append(f"{MANIFEST_NAME} does not list {', '.join(unlisted)}")
+    if problems:
+        raise ShardError(
+            f"{path}: {'; '.join(problems)}; put the shards back as they were (copy them again, rename them back), or run "
+            f"tools/make_shards.py with the arguments in {MANIFEST_NAME}, which rebuilds what is missing. To read what is "
+            f"there now, on purpose: python tools/relist_shards.py {path}"
+        )
+
+
+def _problems(path: Path, shards: list[ShardInfo]) -> list[str]:
     problems = []
     for info in shards:
         file = path / info.name
@@ -251,38 +271,4 @@ def _check_files(path: Path, shards: list[ShardInfo]) -> None:
             problems.append(f"{info.name} is missing")
         elif file.stat().st_size != info.bytes:
             problems.append(f"{info.name} has {file.stat().st_size} bytes instead of {info.bytes}")
-    if problems:
-        raise ShardError(
-            f"{path}: {'; '.join(problems)}; copy what is missing again, or run tools/make_shards.py with the arguments in "
-            f"{MANIFEST_NAME}, which rebuilds it"
-        )
-
-
-def _check_unique(rows: list[IndexRow], where: str) -> None:
-    if not rows:
-        raise ShardError(f"{where}: holds no sample")
-    if len({row.key for row in rows}) == len(rows):
-        return
-    seen: dict[str, str] = {}
-    for row in rows:
-        if row.key in seen:
-            raise ShardError(
-                f"{where}: key {row.key!r} is in {seen[row.key]} and again in {row.shard}; keys are unique"
-            )
-        seen[row.key] = row.shard
-
-
-def _check_groups(rows: list[IndexRow], where: str) -> None:
-    split_of: dict[str, str] = {}
-    mixed: dict[str, set[str]] = {}
-    for row in rows:
-        for group in row.group_ids:
-            if split_of.setdefault(group, row.split) != row.split:
-                mixed.setdefault(group, {split_of[group]}).add(row.split)
-    if mixed:
-        group = min(mixed)
-        raise ShardError(
-            f"{where}: {len(mixed)} groups are in more than one split, such as {group!r} in "
-            f"{' and '.join(map(repr, sorted(mixed[group])))}; a person or original video belongs to one split: correct the split "
-            "column and rebuild"
-        )
+    return problems

@@ -7,7 +7,8 @@ import pytest
 
 from avff.data.plan import build_plan
 from avff.data.plan_change import describe_change, refusal
-from avff.data.shards import open_directory, write_manifest
+from avff.data.relist import relist
+from avff.data.shards import open_directory
 from avff.data.signature import plan_signature, signature_hash, validation_signature
 
 
@@ -33,11 +34,12 @@ def signature_of(tiny_config):
     return make
 
 
-def relisted(directory, path, shards):
-    """A copy of a directory whose manifest lists other shards."""
+def shortened(directory, path, removed):
+    """A copy of a directory without some shards, listed anew as a user does it."""
     shutil.copytree(directory.path, path)
-    write_manifest(path, shards, build=directory.manifest["build"], arguments={}, rejects={})
-    return open_directory(path)
+    for info in removed:
+        (path / info.name).unlink()
+    return relist(path).directory
 
 
 def test_nothing_changed(two, signature_of, tmp_path):
@@ -63,7 +65,7 @@ def test_signature_survives_json_and_names_every_shard(two, tiny_config, signatu
 
 def test_removed_added_and_changed_shards(two, signature_of, make_sample, write_directory, tmp_path):
     a, b = two
-    fewer = relisted(a, tmp_path / "fewer", [a.shards[0], a.shards[2], a.shards[3]])
+    fewer = shortened(a, tmp_path / "fewer", [a.shards[1]])
     old, new = signature_of([a, b]), signature_of([fewer, b])
     about = f"1 samples, sha256 {a.shards[1].sha256[:12]}"
     assert describe_change(old, new) == [f"{fewer.path}: shard-000001.tar was removed ({about})"]
@@ -146,8 +148,8 @@ def test_validation_shards_are_compared_too(two):
 
 def test_the_refusal_ends_with_both_ways_out(two, signature_of, make_sample, write_directory, tmp_path):
     many = write_directory(tmp_path / "many", [make_sample(f"m{i}", num_frames=8) for i in range(25)], num_shards=25)
-    none = relisted(many, tmp_path / "none", many.shards[:1])
-    new = signature_of([none])
+    one = shortened(many, tmp_path / "one", many.shards[1:])
+    new = signature_of([one])
     text = refusal("runs/x", 7, signature_of([many]), new).splitlines()
     assert text[0] == "runs/x: the training data changed since step 7:"
     assert len(text) == 23 and text[21] == "  and 4 more changes"

@@ -109,7 +109,7 @@ def test_missing_and_torn_files_are_one_error(copied):
     with (copied / "shard-000002.tar").open("ab") as file:
         file.write(b"more")
     with pytest.raises(
-        ShardError, match=r"shard-000000.tar is missing; shard-000002.tar has \d+ bytes instead of \d+; copy"
+        ShardError, match=r"shard-000000.tar is missing; shard-000002.tar has \d+ bytes instead of \d+; put"
     ):
         open_directory(copied)
 
