@@ -7,12 +7,13 @@ INSTALLED := $(VENV)/.installed
 # Two processes share small machines: one thread each is faster than fighting for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-quick lint install clean
+.PHONY: help demo test test-quick test-faults lint install clean
 
 help:
 	@echo "make demo        generate data, train all three stages, evaluate, predict   (10 minutes on 2 cores)"
 	@echo "make test        the whole test suite                                       (10 minutes on 2 cores)"
 	@echo "make test-quick  tests that neither train nor start processes               (2 minutes)"
+	@echo "make test-faults every fault at every moment, in real runs of two processes   (25 minutes on 2 cores)"
 	@echo "make lint        ruff and mypy"
 	@echo "make install     create $(VENV) and install avff with the versions of constraints.txt"
 
@@ -32,10 +33,14 @@ demo: $(INSTALLED)
 	$(BIN)/avff demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not faults"
 
 test-quick: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
+
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python tests/faults/soak.py --kills 10
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
