@@ -1,4 +1,4 @@
-"""A thread that posts this rank's notice and reads the others', for the watchdog."""
+"""A thread that posts this rank's notice and reads those of others, for the watchdog."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ SILENT_BEATS = 5
 
 
 class Messenger:
-    """Posts this rank's notice every beat, and reads the others' when it has reason to.
+    """Posts this rank's notice every beat, and reads the notices of others.
 
     Only its thread touches the board, where each call may wait for a frozen rank 0; the methods here never do.
 
@@ -24,7 +24,8 @@ class Messenger:
 
     Attributes:
         hosts: of each rank.
-        is_curious: whether the others' notices are read; that is left out while all goes well.
+        is_curious: whether all notices are read. While all goes well, rank 0's is enough: as the board goes with it,
+            its last words could not be read later.
         notices: as last read.
     """
 
@@ -100,12 +101,17 @@ class Messenger:
     def _exchange(self, beat: int) -> None:
         own = Notice(self.rank, self.hosts[self.rank], beat, self._place(), self._kind, self._words, self._has_left)
         self._board.post(own)
-        if self.is_curious or self._kind:
-            read = self._board.read()
-            # A long wait for rank 0, or a machine that was suspended, is not held against the others.
-            waited = min(time.monotonic() - self._answered_at, 2 * self._beat_seconds)
-            for old, new in zip(self.notices, read, strict=True):
-                self._quiet_seconds[new.rank] = 0.0 if new.beat != old.beat else self._quiet_seconds[new.rank] + waited
-            self.notices = read
+        everyone = self.is_curious or self._kind
+        self._take(self._board.read(range(len(self.hosts)) if everyone else [0]))
         self._answered_at = time.monotonic()
         self._num_exchanges += 1
+
+    def _take(self, read: list[Notice]) -> None:
+        # A long wait for rank 0, or a machine that was suspended, is not held against the others.
+        waited = min(time.monotonic() - self._answered_at, 2 * self._beat_seconds)
+        notices = list(self.notices)
+        for new in read:
+            alive = new.beat != notices[new.rank].beat
+            self._quiet_seconds[new.rank] = 0.0 if alive else self._quiet_seconds[new.rank] + waited
+            notices[new.rank] = new
+        self.notices = notices

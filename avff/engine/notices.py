@@ -6,6 +6,7 @@ own, which rank 0 holds and any rank can read while the process group is stuck o
 
 import json
 import socket
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Literal, NamedTuple
 
@@ -98,9 +99,8 @@ class NoticeBoard:
     def post(self, notice: Notice) -> None:
         self._store.set(self._keys[notice.rank], notice.encode())
 
-    def read(self) -> list[Notice]:
-        """Returns every rank's notice, in rank order."""
-        return [Notice.decode(text) for text in self._store.multi_get(self._keys)]
+    def read(self, ranks: Sequence[int]) -> list[Notice]:
+        return [Notice.decode(text) for text in self._store.multi_get([self._keys[rank] for rank in ranks])]
 
 
 def _open_store() -> dist.TCPStore:

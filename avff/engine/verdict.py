@@ -42,11 +42,11 @@ def about_loss(notices: Sequence[Notice], silent_ranks: Collection[int]) -> str:
     return ""
 
 
-def about_rank_0(host: str) -> str:
-    """Returns the sentence for a board that does not answer: rank 0 holds it."""
+def about_silent_board(rank_0: Notice) -> str:
+    """Returns the sentence for the time when notices can no longer be read: rank 0 holds them."""
+    stopped = about_loss([rank_0], ())
     return (
-        f"rank 0 (host {host}) does not answer: frozen, killed, or its machine failed, unless exit.json or a message of "
-        "its own says otherwise"
+        stopped or f"{rank_0.who} does not answer: frozen, killed, or its machine failed; last seen at {rank_0.place}"
     )
 
 

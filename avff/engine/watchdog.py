@@ -67,6 +67,7 @@ class Watchdog:
         self._num_marks = 0
         self._messenger: Messenger | None = None
         self._ended = threading.Event()
+        self._is_ending = threading.Event()
 
     @property
     def step(self) -> int:
@@ -125,11 +126,12 @@ class Watchdog:
             own = Notice(distributed.rank(), os.uname().nodename, 0, self._place)
             return verdict.about_hang([own], (), idle_seconds)
         if not messenger.is_answered:
-            return verdict.about_rank_0(messenger.hosts[0])
+            return verdict.about_silent_board(messenger.notices[0])
         return verdict.about_hang(messenger.notices, messenger.silent_ranks(), idle_seconds)
 
     def _end_run(self, sentence: str, *, speaks: bool) -> None:
         """Does not return. What every thread of this rank is doing goes to stderr, too."""
+        self._is_ending.set()
         if self._messenger:
             self._messenger.say("hang", sentence)
         if speaks:
@@ -155,6 +157,10 @@ class Watchdog:
         stopped several ranks is left to the lowest of them to print. Waits a few seconds for the others at most.
         """
         self._num_marks += 1
+        if self._is_ending.is_set():
+            time.sleep(
+                2 * RECORD_SECONDS
+            )  # the other thread has found a hang, says more than this and ends the process
         if self._messenger is None:
             return LastWords(error, speaks=True, alone=True)
         if _is_lost_connection(error):
@@ -176,17 +182,16 @@ class Watchdog:
             return verdict.about_loss(messenger.others(), messenger.silent_ranks())
 
         messenger.wait_until(lambda: bool(sentence()), (SILENT_BEATS + 3) * self._beat_seconds)
-        rank = distributed.rank()
+        told = any(other.kind in ("stopped", "hang") for other in messenger.others())
         if not messenger.is_answered:
-            # With rank 0 gone, no rank can see which others are left: the next one speaks.
-            return LastWords(TrainingError(verdict.about_rank_0(messenger.hosts[0])), speaks=rank == 1, alone=False)
-        named, others = sentence(), messenger.others()
+            # Without rank 0, no rank can see which others are left: the next one speaks.
+            error = TrainingError(verdict.about_silent_board(messenger.notices[0]))
+            return LastWords(error, speaks=not told and distributed.rank() == 1, alone=False)
+        named, lost = sentence(), [other.rank for other in messenger.others() if other.kind == "lost"]
         messenger.leave()
-        told = any(other.kind in ("stopped", "hang") for other in others)
-        lost = [other.rank for other in others if other.kind == "lost"]
         return LastWords(
             TrainingError(named) if named else error,
-            speaks=not told and rank == min([rank, *lost]),
+            speaks=not told and distributed.rank() == min([distributed.rank(), *lost]),
             alone=not named,
         )
 

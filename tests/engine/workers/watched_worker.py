@@ -1,81 +1,179 @@
-"""A stand-in for training, in which one thing goes wrong: ranks that meet in a collective under a watchdog.
+"""Stand-ins for training in which one thing goes wrong: ranks that meet in collectives under a watchdog.
 
-Arguments: the run folder, hang_seconds, what goes wrong in which rank, as in `frozen:1`:
+Arguments: a folder, hang_seconds, and any number of cases such as `frozen:1`, what goes wrong and in which rank. All
+cases run at the same time; libraries are imported once and the ranks forked. Per case, `CASE/codes.json` holds the exit
+code of each rank (null for one that had to be killed) and `CASE/rank-N.txt` what it printed.
 
-    fine       nothing
-    frozen     stops as a whole in the middle of a step
-    killed     dies at once
-    stuck      waits for ever in native code while it reads data; its threads live
-    raising    raises an error of its own
-    refusing   every rank raises the same error, as after an agreement
-    waiting    no rank is behind: all wait in a collective that does not return
+    fine        nothing; ends with code 75
+    frozen      stops as a whole in the middle of a step
+    paused      the same, but goes on in time
+    suspended   every rank is paused for longer than a hang
+    killed      dies at once
+    stuck       waits for ever in native code while it reads data; its threads live
+    waiting     every rank waits in the same place for ever
+    alone       a single process waits for ever
+    raising     raises an error that is a bug
+    refusing    every rank raises the same error, as after an agreement
 """
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import sys
+import time
+import traceback
 from pathlib import Path
 
+import deepspeed  # noqa: F401  # for the ranks, which are forked from here
 import torch
 import torch.distributed as dist
 
 from avff import distributed
 from avff.config import Config, EngineConfig, FaultsConfig
 from avff.engine import process, run_state
-from avff.engine.signals import StopFlag
+from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
 from avff.engine.watchdog import HANG_EXIT_CODE, Watchdog
 from avff.errors import ConfigError, describe, exit_code
 
 FAULTY_STEP = 3
+LONGEST_CASE_SECONDS = 60
 
 
-def work(watchdog: Watchdog, run_dir: Path, fault: str) -> None:
-    for step in range(6):
-        watchdog.mark("reading data", step)
-        if step == FAULTY_STEP:
-            go_wrong(fault, run_dir)
-        watchdog.mark("computing", step)
-        dist.all_reduce(torch.ones(1))
-
-
-def go_wrong(fault: str, run_dir: Path) -> None:
-    kind, rank = fault.split(":")
-    if kind == "refusing":
-        raise ConfigError("the same is wrong everywhere")
-    if int(rank) == distributed.rank():
-        match kind:
-            case "frozen":
-                os.kill(os.getpid(), signal.SIGSTOP)
-            case "killed":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "raising":
-                raise KeyError("a bug")
-            case "stuck":
-                os.mkfifo(run_dir / "fifo")
-                (run_dir / "fifo").open("rb")  # nobody ever writes to it
-
-
-def main(folder: str, hang_seconds: str, fault: str) -> None:
-    run_dir = Path(folder)
-    engine, faults = EngineConfig(num_threads=1), FaultsConfig(hang_seconds=float(hang_seconds))
+def train(run_dir: Path, hang_seconds: float, fault: str) -> None:
+    engine, faults = EngineConfig(num_threads=1), FaultsConfig(hang_seconds=hang_seconds)
     process.start(Config(name="watched", stage="pretrain", engine=engine, faults=faults))
 
     def on_hang(sentence: str, step: int) -> None:
         run_state.write_exit(run_dir, reason=sentence, code=HANG_EXIT_CODE, step=step, rank=distributed.rank())
 
-    # The flag outermost: the launcher sends TERM to the others as soon as one rank is gone.
-    with StopFlag(), Watchdog(float(hang_seconds), on_hang) as watchdog:
+    # The flag outermost: a launcher sends TERM to the others as soon as one rank is gone.
+    with StopFlag(), Watchdog(hang_seconds, on_hang) as watchdog:
         try:
-            work(watchdog, run_dir, fault)
-        except Exception as error:
+            work(watchdog, run_dir, hang_seconds, fault)
+        except (RuntimeError, KeyError, ConfigError) as error:
             last = watchdog.last_words(error)
             reason, code = describe(last.error), exit_code(last.error)
             run_state.write_exit(run_dir, reason=reason, code=code, step=watchdog.step, rank=distributed.rank())
             process.fail(*last)
             raise
         if distributed.is_main():
-            run_state.write_exit(run_dir, reason="finished", code=0, step=6)
-        process.end(0)
+            run_state.write_exit(run_dir, reason="stopped", code=PREEMPTED_EXIT_CODE, step=watchdog.step)
+        process.end(PREEMPTED_EXIT_CODE)
+
+
+def work(watchdog: Watchdog, run_dir: Path, hang_seconds: float, fault: str) -> None:
+    for step in range(6):
+        watchdog.mark("reading data", step)
+        if step == FAULTY_STEP:
+            time.sleep(hang_seconds / 5)  # so that the others' notices say where they are
+            go_wrong(run_dir, hang_seconds, fault)
+        watchdog.mark("computing", step)
+        dist.all_reduce(torch.ones(1))
+
+
+def go_wrong(run_dir: Path, hang_seconds: float, fault: str) -> None:
+    kind, rank = fault.split(":")
+    if rank != "all" and int(rank) != distributed.rank():
+        return
+    match kind:
+        case "frozen":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "paused":
+            pause(hang_seconds / 2)
+        case "suspended":
+            pause(1.5 * hang_seconds)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stuck" | "waiting" | "alone":
+            wait_for_ever(run_dir)
+        case "raising":
+            raise KeyError("a bug")
+        case "refusing":
+            raise ConfigError("the same is wrong everywhere")
+
+
+def pause(seconds: float) -> None:
+    """Stops this process; a child of it lets it go on."""
+    parent = os.getpid()
+    if os.fork() == 0:
+        time.sleep(seconds)
+        os.kill(parent, signal.SIGCONT)
+        os._exit(0)
+    os.kill(parent, signal.SIGSTOP)
+
+
+def wait_for_ever(run_dir: Path) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(run_dir / "fifo")
+    (run_dir / "fifo").open("rb")  # nobody ever writes to it
+
+
+# ------------------------------------------------------------------------------------------- starting ranks
+
+
+def start_rank(rank: int, world_size: int, port: int, run_dir: Path, hang_seconds: float, fault: str) -> int:
+    """Returns the process of a rank, forked with the variables that a launcher sets."""
+    pid = os.fork()
+    if pid:
+        return pid
+    output = os.open(run_dir / f"rank-{rank}.txt", os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, sys.stderr.fileno())
+    place = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": world_size,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+    os.environ.update({name: str(value) for name, value in place.items()})
+    try:
+        train(run_dir, hang_seconds, fault)
+    except BaseException:  # noqa: BLE001  # a forked copy must not go on with what its parent does
+        traceback.print_exc()
+    os._exit(99)
+
+
+def codes_of(pids: list[int]) -> list[int | None]:
+    """Waits until all ranks have ended but the frozen ones, which it kills."""
+    codes: dict[int, int | None] = {}
+    deadline = time.monotonic() + LONGEST_CASE_SECONDS
+    while len(codes) < len(pids) and time.monotonic() < deadline:
+        for pid in set(pids) - codes.keys():
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                codes[pid] = os.waitstatus_to_exitcode(status)
+            elif len(codes) == len(pids) - 1 and is_stopped(pid):
+                break
+        else:
+            time.sleep(0.05)
+            continue
+        break
+    for pid in set(pids) - codes.keys():
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return [codes.get(pid) for pid in pids]
+
+
+def is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def main(folder: str, hang_seconds: str, *cases: str) -> None:
+    running: dict[str, list[int]] = {}
+    for case in cases:
+        run_dir = Path(folder) / case
+        run_dir.mkdir()
+        world_size = 1 if case.startswith("alone") else 2
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        running[case] = [
+            start_rank(rank, world_size, port, run_dir, float(hang_seconds), case) for rank in range(world_size)
+        ]
+    for case, pids in running.items():
+        (Path(folder) / case / "codes.json").write_text(json.dumps(codes_of(pids)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""Real ranks, of which one freezes, dies, waits or raises: who is named, and with which code each rank ends."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avff.engine.watchdog import Watchdog
+
+pytestmark = pytest.mark.slow
+
+WORKER = Path(__file__).parent / "workers" / "watched_worker.py"
+HANG_SECONDS = 8
+CASES = (
+    "fine:all frozen:0 frozen:1 paused:0 paused:1 suspended:all killed:0 killed:1 stuck:0 stuck:1 waiting:all alone:0 "
+    "raising:0 raising:1 refusing:all"
+).split()
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("watched")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    command = [sys.executable, str(WORKER), str(folder), str(HANG_SECONDS), *CASES]
+    subprocess.run(command, check=True, timeout=300, env=environment)
+    return folder
+
+
+def said(case: Path) -> str:
+    """What all ranks of a case printed about it, without the stacks."""
+    texts = [path.read_text() for path in sorted(case.glob("rank-*.txt"))]
+    return "".join(line for text in texts for line in text.splitlines(keepends=True) if line.startswith("avff train:"))
+
+
+@pytest.mark.parametrize(
+    ("case", "codes", "sentence"),
+    [
+        ("frozen:0", [None, 3], r"rank 0 \(host .*\) does not answer: frozen, killed"),
+        ("frozen:1", [3, None], r"rank 1 \(host .*\) has shown no sign of life for 8 s: .* at step 3, reading data"),
+        ("killed:0", [-9, 3], r"rank 0 \(host .*\) does not answer: frozen, killed"),
+        ("killed:1", [3, -9], r"rank 1 \(host .*\) has gone: killed, .* at step 3, reading data"),
+        ("stuck:0", [3, 3], r"rank 0 .* no progress for 8 s: step 3, reading data; rank 1 .* step 3, computing"),
+        ("stuck:1", [3, 3], r"rank 1 .* no progress for 8 s: step 3, reading data; rank 0 .* step 3, computing"),
+        ("waiting:all", [3, 3], r"no rank has made progress for 8 s: all 2 are at step 3, reading data"),
+        ("alone:0", [3], r"no progress for 8 s: step 3, reading data"),
+    ],
+)
+def test_the_rank_that_keeps_the_others_waiting_is_named(cases, case, codes, sentence):
+    assert json.loads((cases / case / "codes.json").read_text()) == codes
+    end = json.loads((cases / case / "exit.json").read_text())
+    assert re.match(sentence, end["reason"]) and (end["code"], end["step"]) == (3, 3)
+    assert {line.removeprefix("avff train: ") for line in said(cases / case).splitlines()} == {end["reason"]}
+
+
+def test_a_hang_shows_what_the_ranks_were_doing(cases):
+    assert "in wait_for_ever" in (cases / "stuck:1" / "rank-1.txt").read_text()
+    assert "in all_reduce" in (cases / "stuck:1" / "rank-0.txt").read_text()
+
+
+@pytest.mark.parametrize("case", ["fine:all", "paused:0", "paused:1", "suspended:all"])
+def test_a_pause_accuses_nobody(cases, case):
+    assert json.loads((cases / case / "codes.json").read_text()) == [75, 75]
+    assert json.loads((cases / case / "exit.json").read_text())["reason"] == "stopped"
+    assert "".join(path.read_text() for path in (cases / case).glob("rank-*.txt")) == ""
+
+
+@pytest.mark.parametrize(("case", "codes"), [("raising:0", [1, 3]), ("raising:1", [3, 1])])
+def test_an_error_of_one_rank_is_printed_by_it_alone(cases, case, codes):
+    assert json.loads((cases / case / "codes.json").read_text()) == codes
+    end = json.loads((cases / case / "exit.json").read_text())
+    rank = codes.index(1)
+    assert (end["reason"], end["code"], end["rank"]) == ("KeyError: 'a bug'", 1, rank)
+    assert re.fullmatch(rf"avff train: rank {rank} \(host .*\): Traceback .*\n", said(cases / case))
+    assert (cases / case / f"rank-{1 - rank}.txt").read_text() == ""
+
+
+def test_a_refusal_of_all_ranks_is_printed_once_and_ends_with_its_code(cases):
+    assert json.loads((cases / "refusing:all" / "codes.json").read_text()) == [2, 2]
+    printed = "".join(path.read_text() for path in (cases / "refusing:all").glob("rank-*.txt"))
+    assert printed == "avff train: the same is wrong everywhere\n"
+
+
+def test_an_unknown_phase_is_refused():
+    with pytest.raises(ValueError, match="phase 'reading' is not one of"):
+        Watchdog(60, lambda sentence, step: None).mark("reading", 3)
