@@ -88,13 +88,14 @@ class Loop:
             keep_every=config.engine.keep_every_steps,
             overlap=config.engine.overlap_saving,
         )
-        self.ledger = Ledger(config, state.get("ledger", {}), resume_step=self.step)
+        self.ledger = agreement.everywhere(lambda: Ledger(config, state.get("ledger", {}), resume_step=self.step))
         self.log = agreement.everywhere(
             lambda: MetricsLog(config, resume_step=self.step) if distributed.is_main() else None
         )
         self.rates = Rates(updater.device, training_gflops(config) * 1e9, state.get("first_start_unix", time.time()))
         self._last_save: SaveOutcome | None = None
         self._reopens_data = False
+        self._warned_of_grace = False
         self._restore(state)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -319,9 +320,12 @@ class Loop:
         if self.log:
             path = self.config.run_dir / "panels" / f"step-{self.step}.png"
             batch = self.data.panel_batch(panels.NUM_CLIPS)
-            panels.draw_panel(
-                self.validator.reconstruct(batch), batch.keys, path, title=f"{self.config.name}, step {self.step}"
-            )
+            reconstruction = self.validator.reconstruct(batch)
+            try:
+                panels.draw_panel(reconstruction, batch.keys, path, title=f"{self.config.name}, step {self.step}")
+            except OSError as error:  # a full disk; nothing depends on the picture
+                logger.warning("step %d: no panel: %s", self.step, error)
+                return
             self.log.write_image("reconstruction", path, self.samples_seen)
 
     # --------------------------------------------------------------------------------------- saving
@@ -371,7 +375,8 @@ class Loop:
             return
         self.saved_step, self._last_save = outcome.step, outcome
         grace = self.config.engine.grace_seconds
-        if self.save_seconds() > grace:
+        if self.save_seconds() > grace and not self._warned_of_grace:
+            self._warned_of_grace = True
             logger.warning(
                 "a stop would take %.0f s (the rest of a step, and a save), more than engine.grace_seconds=%g; give the "
                 "job more time between signal and kill",

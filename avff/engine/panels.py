@@ -1,5 +1,6 @@
 """Reconstruction panels: what the model saw, what it did not, and what it filled in."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from avff.files import write_durably
 
 NUM_CLIPS = 2
 MAX_FRAMES = 8
@@ -30,7 +33,9 @@ def draw_panel(reconstruction: Any, keys: tuple[str, ...], path: Path, *, title:
         _draw_frames(above, reconstruction, clip)
         _draw_spectrograms(below, reconstruction, clip)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    image = io.BytesIO()
+    figure.savefig(image, dpi=90)
+    write_durably(path, image.getvalue())
 
 
 def _draw_frames(figure: Any, reconstruction: Any, clip: int) -> None:
