@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -47,6 +48,7 @@ def end(code: int) -> int:
     Under a launcher it does not return: the process ends here with `code`, because the interpreter's own end, with
     threads of gloo and wandb still alive, is now and then an abort (code -6), which would pass for a crash.
     """
+    _ignore_term()
     if dist.is_initialized():
         try:
             distributed.barrier()
@@ -67,6 +69,7 @@ def fail(error: BaseException, speaks: bool = True, alone: bool = True) -> None:
         speaks: whether this rank is the one to print it, where several were stopped by the same.
         alone: whether this rank is the only one that was stopped by it; then it is named.
     """
+    _ignore_term()
     if speaks and distributed.is_launched():
         where = (
             f"rank {distributed.rank()} (host {socket.gethostname()}): "
@@ -77,6 +80,12 @@ def fail(error: BaseException, speaks: bool = True, alone: bool = True) -> None:
         text = describe(error) if expected else "".join(traceback.format_exception(error))
         sys.stderr.write(f"avff train: {where}{text}\n")
     _leave(exit_code(error))
+
+
+def _ignore_term() -> None:
+    """Lets a rank that is about to end do so with its own code: a launcher sends TERM once the first rank is gone."""
+    if distributed.is_launched():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _leave(code: int) -> None:

@@ -50,12 +50,16 @@ def train(config: Config) -> int:
 def run_stage(config: Config, device: torch.device) -> int:
     """`train` inside a started process group; however it ends after the run folder was opened, exit.json is there."""
     opened = False
-    with Watchdog(config.faults.hang_seconds, partial(_note_hang, config)) as watchdog:
+    # The flag outermost: a launcher sends TERM to the ranks that are left, and they have to say why they end.
+    with (
+        StopFlag(time_limit_seconds=60 * config.engine.time_limit_minutes) as stop,
+        Watchdog(config.faults.hang_seconds, partial(_note_hang, config)) as watchdog,
+    ):
         try:
             config.accumulation_steps(distributed.world_size())  # refuses what does not divide before anything is made
             agreement.on_main(lambda: run_state.open_run(config))
             opened = True
-            return _run_opened(config, device, watchdog)
+            return _run_opened(config, device, watchdog, stop)
         except BaseException as error:
             words = watchdog.last_words(error)
             if opened:
@@ -68,17 +72,16 @@ def run_stage(config: Config, device: torch.device) -> int:
             raise
 
 
-def _run_opened(config: Config, device: torch.device, watchdog: Watchdog) -> int:
+def _run_opened(config: Config, device: torch.device, watchdog: Watchdog, stop: StopFlag) -> int:
     if config.optim.num_steps in agreement.on_main(lambda: run_folder.committed_steps(config.run_dir)):
         return _end(config, "finished", 0, config.optim.num_steps)
     announce_two_passes(config)
-    with StopFlag(time_limit_seconds=60 * config.engine.time_limit_minutes) as stop:
-        loop = _prepare(config, device, watchdog)
-        stop.reserve = loop.save_seconds
-        finished = loop.run(stop)
-    if finished:
+    loop = _prepare(config, device, watchdog)
+    stop.reserve = loop.save_seconds
+    if loop.run(stop):
         return _end(config, "finished", 0, loop.step)
-    return _end(config, f"stopped by {stop.reason or 'a signal on another rank'}", PREEMPTED_EXIT_CODE, loop.step)
+    rank, reason = next((rank, text) for rank, text in enumerate(distributed.gather_objects(stop.reason)) if text)
+    return _end(config, f"stopped by {reason} on rank {rank}", PREEMPTED_EXIT_CODE, loop.step)
 
 
 def _end(config: Config, reason: str, code: int, step: int) -> int:
