@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from avff.data.signature import signature_hash
-
 _FIELD_OF_SETTING = {
     "plan_version": "the plan's version (set by the version of avff)",
     "global_batch_size": "engine.global_batch_size",
@@ -16,7 +14,6 @@ _FIELD_OF_SETTING = {
     "balance_column": "data.balance_column",
     "column_weights": "data.column_weights",
 }
-_MAX_LINES = 20
 _HASH_CHARACTERS = 12
 _Directory = dict[str, Any]
 _Shard = dict[str, Any]
@@ -40,24 +37,6 @@ def describe_change(old_signature: dict[str, Any], new_signature: dict[str, Any]
     if kept != [directory for directory in old if directory in kept]:
         lines.append(f"the directories come in another order: {_paths(old)} then, {_paths(new)} now")
     return lines
-
-
-def refusal(where: str, step: int, old_signature: dict[str, Any], new_signature: dict[str, Any]) -> str:
-    """Returns the message for a run whose data changed: what changed and both ways out.
-
-    Args:
-        where: the run folder.
-        step: the newest one trained.
-    """
-    lines = describe_change(old_signature, new_signature)
-    if len(lines) > _MAX_LINES:
-        lines = [*lines[:_MAX_LINES], f"and {len(lines) - _MAX_LINES} more changes"]
-    return (
-        f"{where}: the training data changed since step {step}:\n"
-        + "".join(f"  {line}\n" for line in lines)
-        + "Put the shards back as they were to continue exactly, or go on in a new order from step "
-        f"{step + 1} with data.accept_plan={signature_hash(new_signature)[:_HASH_CHARACTERS]}"
-    )
 
 
 def _changed_settings(old: dict[str, Any], new: dict[str, Any]) -> Iterator[str]:

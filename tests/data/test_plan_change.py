@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from avff.data.plan import build_plan
-from avff.data.plan_change import describe_change, refusal
+from avff.data.plan_change import describe_change
 from avff.data.relist import relist
 from avff.data.shards import open_directory
 from avff.data.signature import plan_signature, signature_hash, validation_signature
@@ -144,16 +144,3 @@ def test_validation_shards_are_compared_too(two):
     assert describe_change(validation_signature([]), validation_signature([b])) == [
         f"{b.path}: the whole directory was added, 1 shards with 2 samples"
     ]
-
-
-def test_the_refusal_ends_with_both_ways_out(two, signature_of, make_sample, write_directory, tmp_path):
-    many = write_directory(tmp_path / "many", [make_sample(f"m{i}", num_frames=8) for i in range(25)], num_shards=25)
-    one = shortened(many, tmp_path / "one", many.shards[1:])
-    new = signature_of([one])
-    text = refusal("runs/x", 7, signature_of([many]), new).splitlines()
-    assert text[0] == "runs/x: the training data changed since step 7:"
-    assert len(text) == 23 and text[21] == "  and 4 more changes"
-    assert text[-1] == (
-        "Put the shards back as they were to continue exactly, or go on in a new order from step 8 with "
-        f"data.accept_plan={signature_hash(new)[:12]}"
-    )
