@@ -167,11 +167,16 @@ def _row(values: dict[str, Any], shared: dict[Hashable, Any]) -> IndexRow:
     """Returns a row; what many rows have in common is kept in memory once, through `shared`."""
     if len(values) != len(IndexRow._fields):
         raise ValueError(f"a row has {len(values)} columns instead of {len(IndexRow._fields)}")
-    values["members"] = tuple([Member(shared.setdefault(name, name), *where) for name, *where in values["members"]])
-    for name in ("group_ids", "methods", "status"):
-        values[name] = tuple(values[name])
-    for name in ("shard", "dataset", "split", "category", "methods", "status"):
-        values[name] = shared.setdefault(values[name], values[name])
+    share = shared.setdefault
+    values["members"] = tuple(
+        [Member(share(name, name), offset, length, crc32) for name, offset, length, crc32 in values["members"]]
+    )
+    values["group_ids"] = tuple(values["group_ids"])
+    for name in ("methods", "status"):
+        several = tuple(values[name])
+        values[name] = share(several, several)
+    for name in ("shard", "dataset", "split", "category"):
+        values[name] = share(values[name], values[name])
     return IndexRow._make(_columns(values))
 
 
