@@ -1,0 +1,76 @@
+"""How a launch ends: codes and words of its ranks, signals through launch/torchrun.sh, and what it leaves behind."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from harness import NUM_STEPS, TESTS, Training
+
+from avff.engine.append_log import read_lines
+from avff.run_folder import committed_steps
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = TESTS.parent / "launch" / "torchrun.sh"
+
+
+def rank_codes(log: str) -> set[int]:
+    """Codes of the ranks that failed, as torchrun reports them."""
+    return {int(code) for code in re.findall(r"exitcode\s*: (-?\d+)", log)}
+
+
+def test_a_run_ends_with_0_and_compiles_nothing(lab, monkeypatch, tmp_path):
+    """A lock that a killed compiler leaves hangs every later start: there is to be no compiler."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    cell = lab.cell("compiles_nothing")
+    cell.finish(overrides=["logging.wandb=offline"])
+    assert list(tmp_path.iterdir()) == []
+    assert [line["last_end"] for line in read_lines(cell.run_dir / "starts.jsonl")] == [None]
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("engine.batch=3", "engine.batch"),  # refused before the ranks meet
+        ("engine.micro_batch_size=3", "engine.micro_batch_size 3 does not divide"),  # when they know how many they are
+        ("data.train=[{path: nowhere}]", "nowhere"),  # agreed on
+    ],
+)
+def test_a_refusal_is_printed_once_and_every_rank_ends_with_2(lab, override, sentence):
+    cell = lab.cell(re.sub(r"\W+", "_", override))
+    with Training(cell, overrides=[override]) as training:
+        assert training.wait() == 1
+        log = training.log
+    assert [line.startswith("avff train: ") for line in log.splitlines() if sentence in line] == [True], log
+    assert "rank 0 (host" not in log and "Traceback" not in log.partition("avff train: ")[0]
+    assert rank_codes(log) == {2}, log
+
+
+def test_term_to_the_launch_script_saves_and_waits(lab):
+    cell = lab.cell("launch_script")
+    # No save of its own before the end: what is there afterwards was saved for the signal.
+    overrides = [f"engine.checkpoint_every_steps={NUM_STEPS}", f"engine.validate_every_steps={NUM_STEPS}"]
+    command = [str(SCRIPT), str(cell.config_path), *overrides]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PROCESSES": "2"}
+    with (cell.folder / "log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=TESTS.parent)
+    try:
+        while not has_lines(cell.run_dir / "metrics.jsonl"):
+            assert process.poll() is None, (cell.folder / "log").read_text()
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=120) == 1
+    finally:
+        process.kill()
+    assert cell.exit["code"] == 75 and re.match("stopped by SIGUSR2 on rank [01]", cell.exit["reason"])
+    assert committed_steps(cell.run_dir) == [cell.exit["step"]]
+    assert rank_codes((cell.folder / "log").read_text()) == {75}
+
+
+def has_lines(path: Path) -> bool:
+    return path.is_file() and json.loads((path.read_text().splitlines() or ["{}"])[0]).get("step", 0) > 0
