@@ -1,5 +1,6 @@
 """`avff train`: one stage, from a config to a run folder; continues the run that is there."""
 
+import gc
 import logging
 import subprocess
 from functools import partial
@@ -115,7 +116,7 @@ def _prepare(config: Config, device: torch.device, watchdog: Watchdog) -> Loop:
     """Opens data, network and the newest checkpoint; each part is a sign of progress."""
     run_dir = config.run_dir
     watchdog.mark("starting", 0)
-    data = agreement.everywhere(lambda: RunData(config))
+    data = agreement.everywhere(lambda: _open_data(config))
     watchdog.mark("starting", 0)
     decisions = Decisions(run_dir, global_batch_size=config.engine.global_batch_size)
     _set_aside_superseded(run_dir, decisions)
@@ -138,6 +139,16 @@ def _prepare(config: Config, device: torch.device, watchdog: Watchdog) -> Loop:
     watchdog.mark("starting", step)
     facts = RunFacts(origin, _sidecar(config, data, origin))
     return Loop(config, updater, data, Validator(config, preprocess, device), decisions, watchdog, facts, state)
+
+
+def _open_data(config: Config) -> RunData:
+    """Keeps the garbage collector off the index rows, a million and more objects that live as long as the process."""
+    gc.disable()
+    try:
+        return RunData(config)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _set_aside_superseded(run_dir: Path, decisions: Decisions) -> None:
