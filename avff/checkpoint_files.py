@@ -106,7 +106,7 @@ class CanonicalState:
         for path in paths:
             with _named(path):
                 file = safe_open(path, framework="pt")
-                about = json.loads(file.metadata()["fragments"])
+                about = json.loads((file.metadata() or {})["fragments"])
                 keys |= {name.partition("/")[0] for name in file.keys()}
             self.num_updates: int = about["num_updates"]
             for name, start in about["starts"].items():

@@ -1,36 +1,17 @@
 """Finding checkpoints: which are whole, which is best, and what a wrong reference is told."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from made_checkpoints import FILES, add_checkpoint
 
 from avff import run_folder
-from avff.checkpoint_files import list_files
 from avff.config import save_config
 from avff.errors import CheckpointError
-from avff.files import sha256_of
 from avff.run_folder import best_step, committed_steps, find_problems, resolve_checkpoint
 from avff.strict_yaml import to_dict
-
-FILES = ("weights.safetensors", "weights.json", "ema.safetensors", "ema.json", "model/rank-00000.safetensors")
-
-
-def add_checkpoint(
-    run_dir: Path, step: int, value: float | None, *, higher_is_better: bool = True, names: Sequence[str] = FILES
-) -> Path:
-    directory = run_folder.checkpoint_dir(run_dir, step)
-    (directory / "model").mkdir(parents=True)
-    validation = None if value is None else {"metric": "auc", "value": value, "higher_is_better": higher_is_better}
-    (directory / "state.json").write_text(json.dumps({"step": step, "validation": validation}))
-    for name in names:
-        (directory / name).write_bytes(f"{name} of {step}".encode())
-    listing = list_files(directory, [path for path in directory.rglob("*") if path.is_file()])
-    (directory / "files.json").write_text(json.dumps(listing))
-    (directory / "COMMIT").write_text(sha256_of(directory / "files.json"))
-    return directory
 
 
 @pytest.fixture

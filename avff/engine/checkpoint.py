@@ -8,11 +8,9 @@ config and the step. Checkpoints are written by avff.engine.saver.
 
 import logging
 import shutil
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from avff import distributed, run_folder
 from avff.checkpoint_files import CanonicalState
@@ -24,16 +22,6 @@ logger = logging.getLogger(__name__)
 
 DAMAGED = ".damaged"
 REWOUND = ".rewound"
-
-
-def save(
-    run_dir: Path, step: int, trainables: Sequence[Trainable], *, state: dict[str, Any], sidecar: dict[str, Any]
-) -> bool:
-    """Saves without overlap and prunes nothing; returns whether the checkpoint was committed."""
-    from avff.engine.saver import Saver
-
-    saver = Saver(run_dir, trainables, keep=sys.maxsize, keep_every=0, overlap=False)
-    return saver.begin(step, state, sidecar, lambda: None)[-1].committed
 
 
 def find_newest(run_dir: Path) -> Path | None:
@@ -75,7 +63,7 @@ def set_aside(run_dir: Path, *, newer_than: int, suffix: str) -> list[int]:
     return agreement.on_main(rename)
 
 
-def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:
+def prune(run_dir: Path, *, keep: int, keep_every: int) -> None:
     """Deletes checkpoints that are not to be kept; for one process, after a commit.
 
     Args:
@@ -85,8 +73,6 @@ def prune(run_dir: Path, keep: int, keep_every: int = 0) -> None:
     Raises:
         OSError, CheckpointError: one could not be read or deleted; nothing that is to be kept was touched.
     """
-    if not distributed.is_main():
-        return
     steps = run_folder.committed_steps(run_dir)
     kept = {*steps[-keep:], run_folder.best_step(run_dir)}
     if keep_every:

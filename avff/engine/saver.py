@@ -197,7 +197,7 @@ class Saver:
         write_durably(unfinished / run_folder.STATE, attempt.state)
         listing |= checkpoint_files.list_files(unfinished, paths)
         checkpoint_files.commit(unfinished, run_folder.checkpoint_dir(self.run_dir, attempt.step), listing)
-        problem = _problem_of(lambda: checkpoint.prune(self.run_dir, self.keep, self.keep_every))
+        problem = _problem_of(lambda: checkpoint.prune(self.run_dir, keep=self.keep, keep_every=self.keep_every))
         return [str(problem)] if problem else []
 
 

@@ -42,7 +42,8 @@ def write_run(
     sidecar = make_sidecar(
         "random weights", config, build=plain_build, step=7, validation=validation, trained_on=trained_on
     )
-    save_weights(directory / run_folder.EMA, build_model(config).state_dict(), sidecar)
+    for name in (run_folder.WEIGHTS, run_folder.EMA) if config.optim.ema_decay else (run_folder.WEIGHTS,):
+        save_weights(directory / name, build_model(config).state_dict(), sidecar)
     state = {"step": 7, "build": plain_build, "validation": validation, "trained_on": trained_on}
     (directory / run_folder.STATE).write_text(json.dumps(state))
     (directory / run_folder.FILES).write_text(json.dumps(list_files(directory, list(directory.iterdir()))))

@@ -17,6 +17,7 @@ from avff.config import Config, DataConfig, EngineConfig, OptimConfig
 from avff.engine import checkpoint, process
 from avff.engine.fragments import KEYS
 from avff.engine.optimizer import AdamWithEma, parameter_groups, set_learning_rates
+from avff.engine.saver import Saver
 from avff.engine.schedule import learning_rate_factor
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater, UpdateReport
@@ -172,7 +173,8 @@ def write_checkpoints(device: torch.device, folder: Path) -> None:
     for stage in (0, 1, 2, 3):
         updater = make_updater(stage, "fp32", device)
         train(updater, 0, STEPS - 2)
-        assert checkpoint.save(folder / f"stage{stage}", 3, updater.trainables, state={"step": 3}, sidecar={})
+        saver = Saver(folder / f"stage{stage}", updater.trainables, keep=1, keep_every=0, overlap=False)
+        assert [outcome.committed for outcome in saver.begin(3, {"step": 3}, {}, lambda: None)] == [True]
 
 
 def read_checkpoints(device: torch.device, folder: Path) -> dict[str, list]:
