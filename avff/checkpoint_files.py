@@ -6,6 +6,7 @@ stage and number of ranks wrote them. `CanonicalState` reads it, whole or by run
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -143,6 +144,43 @@ class CanonicalState:
 
     def read_all(self, key: str) -> dict[str, Tensor]:
         return {name: self.read(key, name) for name in self.shapes}
+
+
+class Comparison(NamedTuple):
+    """One tensor of two states.
+
+    Attributes:
+        key: `weights`, `exp_avg`, `exp_avg_sq` or `ema`.
+        name: of the parameter.
+        num_values: that differ; None where one state lacks the tensor or holds it in another shape.
+        max_difference: the largest, absolute; NaN where one is NaN and the other is not, or where shapes differ.
+    """
+
+    key: str
+    name: str
+    num_values: int | None
+    max_difference: float
+
+    @property
+    def is_equal(self) -> bool:
+        return self.num_values == 0
+
+
+def compare(one: CanonicalState, other: CanonicalState) -> Iterator[Comparison]:
+    """Compares two states tensor by tensor, by name; equal means the same bits, NaN included."""
+    names = dict.fromkeys([*one.shapes, *other.shapes])
+    for key in dict.fromkeys([*one.keys, *other.keys]):
+        for name in names:
+            if key in one.keys and key in other.keys and one.shapes.get(name) == other.shapes.get(name):
+                yield _compare(key, name, one.read(key, name), other.read(key, name))
+            else:
+                yield Comparison(key, name, None, math.nan)
+
+
+def _compare(key: str, name: str, one: Tensor, other: Tensor) -> Comparison:
+    differs = one.view(torch.int32) != other.view(torch.int32)
+    difference = (one[differs].double() - other[differs].double()).abs()
+    return Comparison(key, name, int(differs.sum()), difference.max().item() if len(difference) else 0.0)
 
 
 @contextmanager

@@ -102,7 +102,7 @@ def find_problems(directory: Path, *, rank: int = 0, world_size: int = 1) -> lis
     except CheckpointError as error:
         return [str(error)]
     found = (
-        _problem_of(directory / name, expected, read=index % world_size == rank)
+        file_problem(directory / name, expected, read=index % world_size == rank)
         for index, (name, expected) in enumerate(listing.items())
     )
     return [problem for problem in found if problem]
@@ -126,7 +126,7 @@ def read_listing(directory: Path) -> dict[str, Any]:
     return json.loads(content)
 
 
-def _problem_of(path: Path, expected: dict[str, Any], *, read: bool = True) -> str | None:
+def file_problem(path: Path, expected: dict[str, Any], *, read: bool = True) -> str | None:
     """Says how a file differs from its entry in `files.json`; only its size is compared unless `read`."""
     try:
         if not path.is_file():
@@ -152,17 +152,26 @@ def resolve_checkpoint(reference: str) -> CheckpointRef:
     """
     if reference.endswith(".safetensors"):
         return _resolve_file(Path(reference))
-    run, which, raw = _parse(reference)
-    run_dir = Path(run)
+    run_dir, step = find_checkpoint(reference.removesuffix(":raw"))
+    directory = checkpoint_dir(run_dir, step)
+    weights = _verified_weights(directory, raw=reference.endswith(":raw"))
+    return CheckpointRef(run_dir, step, directory, weights, load_config(run_dir / "config.yaml"), read_state(directory))
+
+
+def find_checkpoint(reference: str) -> tuple[Path, int]:
+    """Returns the run folder and the step that `RUN[:best|last|step-N]` means; nothing is verified.
+
+    Raises:
+        CheckpointError: no such run or checkpoint; the message lists what is there.
+    """
+    run, colon, which = reference.rpartition(":")
+    run_dir, which = (Path(run), which) if colon else (Path(reference), "best")
     if not (run_dir / "config.yaml").is_file():
         raise CheckpointError(f"{run_dir}: not a run folder (no config.yaml); give runs/NAME or a .safetensors file")
     steps = committed_steps(run_dir)
     if not steps:
         raise CheckpointError(f"{run_dir}: no complete checkpoint in {CHECKPOINTS}/ yet; train first")
-    step = _choose_step(run_dir, which, steps)
-    directory = checkpoint_dir(run_dir, step)
-    weights = _verified_weights(directory, raw=raw)
-    return CheckpointRef(run_dir, step, directory, weights, load_config(run_dir / "config.yaml"), read_state(directory))
+    return run_dir, _choose_step(run_dir, which, steps)
 
 
 def _verified_weights(directory: Path, *, raw: bool) -> Path:
@@ -172,16 +181,9 @@ def _verified_weights(directory: Path, *, raw: bool) -> Path:
     for name in (weights, str(Path(weights).with_suffix(".json")), STATE):
         if name not in listing:
             raise CheckpointError(f"{directory / FILES}: does not list {name}; this is not a checkpoint of avff train")
-        if problem := _problem_of(directory / name, listing[name]):
+        if problem := file_problem(directory / name, listing[name]):
             raise CheckpointError(f"{problem}; the file is damaged, choose another checkpoint with RUN:step-N")
     return directory / weights
-
-
-def _parse(reference: str) -> tuple[str, str, bool]:
-    raw = reference.endswith(":raw")
-    reference = reference.removesuffix(":raw")
-    run, colon, which = reference.rpartition(":")
-    return (run, which, raw) if colon else (reference, "best", raw)
 
 
 def _choose_step(run_dir: Path, which: str, steps: list[int]) -> int:

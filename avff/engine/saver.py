@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any, NamedTuple
 
 import torch
@@ -29,9 +28,9 @@ from torch import Tensor
 from avff import checkpoint_files, distributed, run_folder
 from avff.checkpoint_files import CanonicalState, Listing, Piece
 from avff.engine import agreement, checkpoint
+from avff.engine.background import Job, problem_of
 from avff.engine.fragments import shape_of
 from avff.engine.trainable import Trainable
-from avff.errors import CheckpointError
 from avff.files import write_durably
 from avff.models.weights import save_weights
 
@@ -101,13 +100,13 @@ class Saver:
         final = run_folder.checkpoint_dir(self.run_dir, step)
         self._pending = _Attempt(step, final.with_name(final.name + run_folder.UNFINISHED), state, sidecar)
         with self._pending.blocking():
-            problem = _problem_of(make_durable)
+            problem = problem_of(make_durable)
             parts = [self._snapshot(trainable) for trainable in self.trainables]
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             buffers = self.trainables[0].persistent_buffers()
             self._pending.buffers = {name: tensor.clone() for name, tensor in buffers.items()}
-            self._pending.job = _Job(partial(_write, self._pending.unfinished, parts, problem))
+            self._pending.job = Job(partial(_write, self._pending.unfinished, parts, problem))
         if not self.overlap:
             outcomes.append(self.finish())
         return [outcome for outcome in outcomes if outcome]
@@ -150,7 +149,7 @@ class Saver:
         listing = {name: entry for part, _ in gathered for name, entry in part.items()}
         attempt.is_written = True
         if distributed.is_main():
-            attempt.job = _Job(lambda: self._commit(attempt, listing))
+            attempt.job = Job(lambda: self._commit(attempt, listing))
         return None
 
     def _conclude(self, attempt: "_Attempt") -> "_End":
@@ -197,7 +196,7 @@ class Saver:
         write_durably(unfinished / run_folder.STATE, attempt.state)
         listing |= checkpoint_files.list_files(unfinished, paths)
         checkpoint_files.commit(unfinished, run_folder.checkpoint_dir(self.run_dir, attempt.step), listing)
-        problem = _problem_of(lambda: checkpoint.prune(self.run_dir, keep=self.keep, keep_every=self.keep_every))
+        problem = problem_of(lambda: checkpoint.prune(self.run_dir, keep=self.keep, keep_every=self.keep_every))
         return [str(problem)] if problem else []
 
 
@@ -219,7 +218,7 @@ class _End(NamedTuple):
 class _Attempt:
     """A save under way."""
 
-    job: "_Job"
+    job: Job
     buffers: dict[str, Tensor]
 
     def __init__(self, step: int, unfinished: Path, state: dict[str, Any], sidecar: dict[str, Any]):
@@ -244,42 +243,6 @@ class _Attempt:
         seconds = distributed.gather_objects((self._blocked_seconds, time.monotonic() - self._begun))
         blocked, total = (max(values) for values in zip(*seconds, strict=True))
         return SaveOutcome(self.step, end.committed, end.problems, blocked, total)
-
-
-class _Job:
-    """A function in a thread; a disk error becomes a text."""
-
-    def __init__(self, function: Callable[[], Any]):
-        self._function = function
-        self._outcome: tuple[Any, str | None] | None = None
-        # A daemon: a process that ends because of an error elsewhere does not wait for the disk.
-        self._thread = Thread(target=self._run, daemon=True, name="checkpoint")
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._outcome = self._function(), None
-        except (OSError, CheckpointError) as error:
-            self._outcome = None, str(error)
-
-    @property
-    def is_done(self) -> bool:
-        return not self._thread.is_alive()
-
-    def wait(self) -> tuple[Any, str | None]:
-        """Returns the function's result and None, or None and what went wrong."""
-        self._thread.join()
-        if self._outcome is None:
-            raise RuntimeError("the thread that writes a checkpoint died; its traceback stands above")
-        return self._outcome
-
-
-def _problem_of(function: Callable[[], Any]) -> Exception | None:
-    try:
-        function()
-    except (OSError, CheckpointError) as error:
-        return error
-    return None
 
 
 def _write(unfinished: Path, parts: Sequence[_Part | None], unflushed: Exception | None) -> Listing:
