@@ -1,7 +1,6 @@
 """Stored members to arrays: decord for our own short-GOP video, PyAV for FLAC; both on one thread."""
 
 import io
-import re
 
 import av
 import decord
@@ -33,13 +32,8 @@ def decode_frames(data: bytes, frames: np.ndarray, num_frames: int, where: str) 
             raise ShardError(f"{where}: holds {len(reader)} frames, the metadata says {num_frames}; rebuild this shard")
         return reader.get_batch(frames.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
-        raise ShardError(f"{where}: video cannot be decoded: {_reason(error)}; rebuild this shard") from error
-
-
-def _reason(error: Exception) -> str:
-    """Returns decord's message without its clock time and stack trace, so that the same fault reads the same."""
-    line = next((line for line in str(error).splitlines() if ".cc:" in line), str(error).strip())
-    return re.sub(r"^\[[\d:]+\] \S+ ", "", line)
+        # Not in decord's words: they hold clock times, and depend on which of its threads is the first to fail.
+        raise ShardError(f"{where}: video cannot be decoded; rebuild this shard") from error
 
 
 def decode_sound(data: bytes, num_samples: int, sample_rate_hz: int, where: str) -> np.ndarray:

@@ -6,7 +6,8 @@
 
 A worker that dies is replaced and its items are done again; one that makes no progress for `timeout_seconds` is killed.
 The place that it was reading then is tried once more. If that ends the next worker too, the place is condemned:
-`Slot.reading` raises ReadError for it, and the job decides what that means.
+`Slot.reading` raises ReadError for it, and the job decides what that means. KILL comes from outside (an operator, the
+kernel when memory runs out), so it takes more of them to condemn a place.
 """
 
 import contextlib
@@ -30,6 +31,8 @@ _TICK_SECONDS = 0.1
 _LONGEST_TICK_SECONDS = 2.0
 """A longer pause is a suspended machine, in which the workers could not read either."""
 _REAP_SECONDS = 5.0
+_MAX_ATTEMPTS = 2
+_MAX_KILLS = 4
 _MAX_DEATHS = 5
 _MAX_PREFETCH = 64
 """A socket holds some 200 messages; one more would make the parent wait for a worker that may hang."""
@@ -116,17 +119,18 @@ class _Pool:
     def _look_after(self, worker: "_Worker", elapsed_seconds: float) -> None:
         if not worker.receive():
             worker.kill()
-            self._replace(worker, _end_of(worker.reap()))
+            status = worker.reap()
+            self._replace(worker, _end_of(status), killed=status == signal.SIGKILL)
         elif worker.stalled_seconds(elapsed_seconds) > self.timeout_seconds:
             worker.kill()
             worker.reap()
             worker.receive()
-            self._replace(worker, f"took longer than {self.timeout_seconds:g} s")
+            self._replace(worker, f"took longer than {self.timeout_seconds:g} s", killed=False)
 
-    def _replace(self, worker: "_Worker", fault: str) -> None:
+    def _replace(self, worker: "_Worker", fault: str, *, killed: bool) -> None:
         """Starts a new process for a dead one, and finds out what killed it."""
         place = worker.slot.place
-        worker.blame(place, fault)
+        worker.blame(place, fault, max_attempts=_MAX_KILLS if killed else _MAX_ATTEMPTS)
         logger.warning(
             "data worker %d (process %d) %s %s; it is replaced",
             worker.number,
@@ -161,7 +165,7 @@ class _Worker:
         self.connection: socket.socket
         self._is_running = False
         self._asked: deque[int] = deque()
-        self._faults: dict[Place, str] = {}
+        self._faults: dict[Place, list[str]] = {}
         self._condemned: dict[Place, str] = {}
         self._progress = (-1, 0)
         self._stalled_seconds = 0.0
@@ -223,17 +227,16 @@ class _Worker:
             self._stalled_seconds += elapsed_seconds
         return self._stalled_seconds
 
-    def blame(self, place: Place | None, fault: str) -> None:
-        """Notes what the process did while reading a place; the second time condemns the place."""
+    def blame(self, place: Place | None, fault: str, *, max_attempts: int) -> None:
+        """Notes what the process did while reading a place, and condemns a place that had its attempts."""
         self.num_deaths += 1
         if place is None:
             return
-        before = self._faults.get(place)
-        if before is not None:
-            what = f"{fault} twice" if fault == before else f"{before}, then {fault}"
-            self._condemned[place] = f"its worker {what}"
+        faults = self._faults.setdefault(place, [])
+        faults.append(fault)
+        if len(faults) >= max_attempts:
+            self._condemned[place] = f"its worker {' and '.join(dict.fromkeys(faults))} in {len(faults)} attempts"
             self.num_deaths = 0
-        self._faults[place] = fault
 
     def kill(self) -> None:
         if self._is_running:  # else the number may be another process's by now
