@@ -1,6 +1,6 @@
 """The nouns that rooms hand each other, with shapes and dtypes.
 
-NamedTuples, not dataclasses: DataLoader pinning and DeepSpeed's ZeRO-3 hooks walk tuples.
+NamedTuples, not dataclasses: what pins their memory and DeepSpeed's ZeRO-3 hooks walk tuples.
 
 Shape suffixes, one legend for the project: `B` batch, `C` colour channels, `T` video frames, `H W` pixels,
 `N` audio samples, `M` spectrogram frames, `F` mel bins, `L` tokens, `S` slices, `K` tokens kept, `D` width.
