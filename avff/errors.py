@@ -65,7 +65,7 @@ def exit_code(error: BaseException) -> int:
 def describe(error: BaseException) -> str:
     """Returns the sentence about an error that the user reads; an error of no AvffError class is named by its own."""
     if isinstance(error, AvffError):
-        return str(error)
+        return " ".join([str(error), *(f"({note})" for note in getattr(error, "__notes__", []))])
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on where it stopped"
     return f"{type(error).__name__}: {error}"

@@ -3,7 +3,8 @@
 config.yaml                 resolved config
 metrics.jsonl               one line per logged step: the truth; wandb/ shows the same numbers
 ledger.jsonl                substituted samples and skipped updates
-exit.json                   reason, code, step of the last process
+exit.json                   reason, code, step, rank, host: how the last launch ended (avff.engine.run_state)
+starts.jsonl                one line per launch, with how the one before it ended
 panels/step-N.png           reconstructions
 checkpoints/step-N/
     weights.safetensors     consolidated fp32 weights, with a JSON sidecar

@@ -1,5 +1,6 @@
 """What all ranks do or refuse together, so that none waits in a collective that another never enters."""
 
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,12 +21,20 @@ def on_main(function: Callable[[], T]) -> T:
 
 
 def everywhere(function: Callable[[], T]) -> T:
-    """Runs `function` on every rank; if it fails on any, every rank raises the lowest failing rank's error."""
-    result, error = _attempt(function)
-    for other in distributed.gather_objects(error):
-        if other is not None:
-            raise other
-    return result  # type: ignore[return-value]
+    """Runs `function` on every rank; if it fails on any, every rank raises the lowest failing rank's error.
+
+    Where it did not fail on all of them, as with a folder that one machine lacks, a note on the error says where.
+    """
+    result, own_error = _attempt(function)
+    outcomes = distributed.gather_objects((own_error, socket.gethostname()))
+    failures = [(rank, error, host) for rank, (error, host) in enumerate(outcomes) if error is not None]
+    if not failures:
+        return result  # type: ignore[return-value]
+    rank, error, host = failures[0]
+    if len(failures) < len(outcomes):
+        others = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+        error.add_note(f"on rank {rank} (host {host}){others}, not on all {len(outcomes)} ranks")
+    raise error
 
 
 def problems_of(function: Callable[[], object]) -> list[str]:

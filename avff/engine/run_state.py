@@ -12,7 +12,7 @@ from avff.config import Config, load_config, save_config
 from avff.engine import decisions, starts
 from avff.engine.signals import PREEMPTED_EXIT_CODE
 from avff.errors import ConfigError
-from avff.files import sync, write_durably
+from avff.files import durable, sync, write_durably
 from avff.strict_yaml import flatten
 
 logger = logging.getLogger(__name__)
@@ -65,16 +65,9 @@ def open_run(config: Config) -> None:
         (config.run_dir / decisions.FILE).unlink(missing_ok=True)  # what another config met with
     config.run_dir.mkdir(parents=True, exist_ok=True)
     starts.record_start(config, read_exit(config.run_dir))
-    _save_durably(config, path)
+    with durable(path) as temporary:
+        save_config(config, temporary)
     (config.run_dir / EXIT).unlink(missing_ok=True)  # of the process before: this one has not ended yet
-
-
-def _save_durably(config: Config, path: Path) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    save_config(config, partial)
-    sync(partial)
-    partial.replace(path)
-    sync(path.parent)
 
 
 def _forbidden_changes(old: Config, new: Config) -> list[tuple[str, Any, Any]]:

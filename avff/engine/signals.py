@@ -3,6 +3,9 @@
 import logging
 import os
 import signal
+import socket
+import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +16,12 @@ logger = logging.getLogger(__name__)
 PREEMPTED_EXIT_CODE = 75
 """EX_TEMPFAIL: the run was saved and wants to be started again."""
 
+INTERRUPTED_EXIT_CODE = 130
+
 SAME_KEYPRESS_SECONDS = 1.0
 """The terminal and torchrun both pass one Ctrl-C on, so each rank gets it twice."""
+STUCK_SECONDS = 3.0
+"""After a second Ctrl-C, a main thread that has not noticed it for so long is stuck in native code."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -23,7 +30,8 @@ class StopFlag:
     """Set by TERM, INT, USR1 or USR2 on this rank, or in time before a time limit.
 
     Within a `with` block the handlers are installed. There, an INT later than a second after the first one stops at
-    once, by KeyboardInterrupt, as people expect of a second Ctrl-C.
+    once, by KeyboardInterrupt, as people expect of a second Ctrl-C; also where Python's handlers do not run, because
+    native code does not return.
 
     Args:
         time_limit_seconds: longest life of this process, counted from its start; 0 sets no limit.
@@ -39,7 +47,10 @@ class StopFlag:
         self._time_limit_seconds = time_limit_seconds
         self.reserve = reserve
         self._first_interrupt: float | None = None
+        self._is_interrupting = False
         self._previous: dict[int, object] = {}
+        self._previous_wakeup = -1
+        self._sender: socket.socket | None = None
 
     @property
     def is_set(self) -> bool:
@@ -49,12 +60,33 @@ class StopFlag:
         return bool(self.reason)
 
     def __enter__(self) -> "StopFlag":
+        receiver, self._sender = socket.socketpair()
+        self._sender.setblocking(False)
+        self._previous_wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._end_when_stuck, args=(receiver,), name="interrupts", daemon=True).start()
         self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        signal.set_wakeup_fd(self._previous_wakeup)
+        if self._sender:
+            self._sender.close()  # which ends the thread
+
+    def _end_when_stuck(self, receiver: socket.socket) -> None:
+        """Reads the numbers of signals, which the interpreter sends here even while the main thread is in native code."""
+        first_interrupt: float | None = None
+        with receiver:
+            while numbers := receiver.recv(64):
+                if signal.SIGINT not in numbers:
+                    continue
+                first_interrupt = first_interrupt or time.monotonic()
+                if time.monotonic() - first_interrupt > SAME_KEYPRESS_SECONDS:
+                    time.sleep(STUCK_SECONDS)
+                    if not self._is_interrupting:
+                        sys.stderr.write("avff train: interrupted while native code did not return\n")
+                        os._exit(INTERRUPTED_EXIT_CODE)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT:
@@ -62,6 +94,7 @@ class StopFlag:
             if self._first_interrupt is None:
                 self._first_interrupt = now
             elif now - self._first_interrupt > SAME_KEYPRESS_SECONDS:
+                self._is_interrupting = True
                 raise KeyboardInterrupt
         if not self.reason:
             self._set(signal.Signals(number).name)

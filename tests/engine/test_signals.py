@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -44,6 +46,27 @@ def test_a_second_ctrl_c_later_on_stops_at_once(monkeypatch):
         time.sleep(0.1)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
+
+
+STUCK_IN_NATIVE_CODE = """
+import ctypes
+from avff.engine import signals
+signals.SAME_KEYPRESS_SECONDS = signals.STUCK_SECONDS = 0.1
+mutex = ctypes.create_string_buffer(64)
+with signals.StopFlag():
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+    print("locked", flush=True)
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)
+"""
+
+
+def test_a_second_ctrl_c_ends_a_process_that_is_stuck_in_native_code():
+    with subprocess.Popen([sys.executable, "-c", STUCK_IN_NATIVE_CODE], stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        assert process.wait(timeout=30) == 130
 
 
 def test_an_interrupt_after_another_signal_is_the_first_interrupt(monkeypatch):
