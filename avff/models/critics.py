@@ -28,7 +28,7 @@ class PatchCritic(nn.Module):
     ordinary expression of the weights: it needs no double backward, which ZeRO-3's released weights do not survive.
 
     Source:
-        MARLIN, CVPR 2023, section 3.2 (patch_values-1536-1).
+        MARLIN, CVPR 2023, section 3.2 (patch_values-1536-1), without the score's bias.
     """
 
     def __init__(self, patch_values: int, width: int):
@@ -38,7 +38,6 @@ class PatchCritic(nn.Module):
         self.hidden_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(width, patch_values)))
         self.hidden_bias = nn.Parameter(torch.zeros(width))
         self.score_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(1, width)))
-        self.score_bias = nn.Parameter(torch.zeros(1))
 
     def forward(self, patches_BKP: Tensor, num_slopes: int) -> CriticOutput:
         """
@@ -47,7 +46,9 @@ class PatchCritic(nn.Module):
             num_slopes: leading clips whose slope is wanted.
         """
         hidden_BKD = F.linear(patches_BKP.to(self.hidden_weight.dtype), self.hidden_weight, self.hidden_bias)
-        score_BK = F.linear(F.leaky_relu(hidden_BKD, LEAK), self.score_weight, self.score_bias).squeeze(-1).float()
+        # No bias: a constant cancels between true and predicted patches. Its gradient would be nothing but rounding, which
+        # Adam turns into steps of full size, and the model's loss would drift by them.
+        score_BK = F.linear(F.leaky_relu(hidden_BKD, LEAK), self.score_weight).squeeze(-1).float()
         derivative_BKD = torch.where(hidden_BKD[:num_slopes] > 0, 1.0, LEAK).to(hidden_BKD.dtype)
         gradient_BKP = (derivative_BKD * self.score_weight.squeeze(0)) @ self.hidden_weight
         return CriticOutput(score_BK, gradient_BKP.float().norm(dim=-1))

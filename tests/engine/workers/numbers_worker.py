@@ -75,7 +75,7 @@ class Watch:
         self.has_started = False
         self.update = Updater.update
 
-    def __call__(self, updater: Updater, step: int, micro_batches: Sequence[AVBatch], **keywords: Any) -> Any:
+    def __call__(self, updater: Updater, step: int, micro_batches: Sequence[AVBatch], *arguments: Any) -> Any:
         if self.folder:
             self._look(updater, step, micro_batches)
         is_last = distributed.rank() == distributed.world_size() - 1
@@ -87,7 +87,7 @@ class Watch:
         if fault in ("model", "critics"):
             self._spoil_gradient(updater.objective, f"{fault.removesuffix('s')}_losses")
         try:
-            return self.update(updater, step, micro_batches, **keywords)
+            return self.update(updater, step, micro_batches, *arguments)
         finally:
             vars(updater.objective).pop("model_losses", None)
             vars(updater.objective).pop("critic_losses", None)
@@ -127,7 +127,7 @@ def main(jobs_path: str) -> None:
         config = from_dict(Config, job["config"], where=f"job {number}")
         device = process.start(config)
         watch = Watch(job)
-        Updater.update = lambda *arguments, watch=watch, **keywords: watch(*arguments, **keywords)
+        Updater.update = lambda *arguments, watch=watch: watch(*arguments)
         try:
             run_stage(config, device)
         except TrainingError as error:
