@@ -1,5 +1,7 @@
 """The pretraining step: what is counted, what is shown, and that it learns."""
 
+import math
+
 import pytest
 import torch
 
@@ -112,6 +114,28 @@ def test_neither_side_of_the_game_moves_the_other(config, make_inputs) -> None:
     objective.critic_losses(objective.critics, step.critic_inputs).total.backward()
     assert all(p.grad is None for p in objective.model.parameters())
     assert all(p.grad is not None for p in objective.critics.parameters())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        ("model", "video_encoder.stack.blocks.0.attn.qkv.weight"),
+        # Few keys: the output of torch's attention on CPUs is 0 where a query is NaN, only its gradient is NaN.
+        ("model", "a2v.block.attn.qkv.weight"),
+        ("model", "audio_decoder.head.bias"),
+        ("critics", "audio.hidden_weight"),
+    ],
+)
+def test_a_bad_weight_shows_in_a_loss_or_in_the_gradient(config, make_inputs, owner, name, value) -> None:
+    objective = build_objective(config)
+    weight = getattr(objective, owner).get_parameter(name)
+    weight.data.view(-1)[0] = value
+    step = losses(objective, make_inputs(config))
+    critics_step = objective.critic_losses(objective.critics, step.critic_inputs)
+    (step.total + critics_step.total).backward()
+    shown = [*step.terms.values(), *critics_step.terms.values(), weight.grad.norm()]
+    assert not all(number.isfinite() for number in shown)
 
 
 def test_panels_show_visible_slices_as_they_are(config, make_inputs) -> None:
