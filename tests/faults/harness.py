@@ -83,7 +83,7 @@ class Training:
     def __exit__(self, *_: object) -> None:
         while pids := self.pids():
             for pid in pids:
-                _kill(pid)
+                kill(pid)
             time.sleep(0.05)
         self.process.wait()
 
@@ -105,6 +105,12 @@ class Training:
                 if b"RANK" in values:
                     ranks[int(values[b"RANK"])] = pid
         return ranks
+
+    def worker_pids(self) -> list[int]:
+        """Returns the loader workers of all ranks, which are forks of them."""
+        ranks = set(self.rank_pids().values())
+        children = [pid for pid in self.pids() if _parent(pid) in ranks]
+        return [pid for pid in children if _read(f"/proc/{pid}/cmdline") == _read(f"/proc/{_parent(pid)}/cmdline")]
 
     def wait(self, seconds: float = 150) -> int:
         """Waits for torchrun and returns its code, which tells no more than 0 or not."""
@@ -147,7 +153,7 @@ def _parent(pid: int) -> int:
     return int(fields[1]) if fields else 0
 
 
-def _kill(pid: int) -> None:
+def kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
