@@ -185,7 +185,7 @@ class _TrainSteps:
                 failures.append(_Failure(sample, known, lasting=False))
                 continue
             try:
-                with slot.reading(Place(entry.position, attempt, _where(sample))):
+                with slot.reading(place_of(entry.position, sample, attempt)):
                     clip = self.view.train_clip(read_sample(*sample), self.plan.clip_seed(candidate))
             except ShardError as error:
                 failures.append(_Failure(sample, str(error), lasting=isinstance(error, ReadError)))
@@ -209,6 +209,13 @@ def _substitution(failure: _Failure, substitute: StoredSample, step: int, positi
     return Substitution(row.key, shard, failure.reason, substitute.row.key, step, position, failure.lasting)
 
 
+def first_windows(samples: Sequence[StoredSample], view: View, *, num_workers: int, timeout_seconds: float) -> Any:
+    """Returns one batch with the first window of every sample; raises ShardError for one that cannot be read."""
+    job, numbers = _EvaluationSamples(samples, view), range(len(samples))
+    windows = read_in_order(job, numbers, num_workers=num_workers, prefetch=1, timeout_seconds=timeout_seconds)
+    return view.collate([clips[0] for clips in windows])
+
+
 class _EvaluationSamples:
     """The job of evaluation: one item is the number of a sample."""
 
@@ -218,7 +225,7 @@ class _EvaluationSamples:
 
     def __call__(self, number: int, slot: Slot) -> list[Any]:
         sample = self.samples[number]
-        with slot.reading(Place(number, 0, _where(sample))):
+        with slot.reading(place_of(number, sample)):
             stored = read_sample(*sample)
             try:
                 return self.view.evaluation_clips(stored)
@@ -226,8 +233,9 @@ class _EvaluationSamples:
                 raise ShardError(f"{sample.directory.path / sample.row.shard}: {error}") from error
 
 
-def _where(sample: StoredSample) -> str:
-    return f"{sample.directory.path / sample.row.shard}: sample {sample.row.key!r}"
+def place_of(position: int, sample: StoredSample, attempt: int = 0) -> Place:
+    """Returns how a sample is called while it is being read."""
+    return Place(position, attempt, f"{sample.directory.path / sample.row.shard}: sample {sample.row.key!r}")
 
 
 def _batches(clips: Generator[list[Any], None, None], view: View, size: int) -> Generator[Any, None, None]:

@@ -12,9 +12,8 @@ from avff.config import Config
 from avff.data.plan import build_plan
 from avff.data.quarantine import Quarantine
 from avff.data.selection import check_unseen, check_unshared_keys, evaluation_samples, open_directories
-from avff.data.shards import read_sample
 from avff.data.signature import validation_signature
-from avff.data.stream import StepBatch, evaluation_loader, train_loader
+from avff.data.stream import StepBatch, evaluation_loader, first_windows, train_loader
 from avff.data.trained_on import training_records
 from avff.data.views import AVView
 from avff.engine.plan_record import data_hash
@@ -100,5 +99,9 @@ class RunData:
 
     def panel_batch(self, num_clips: int) -> AVBatch:
         """Returns the first window of the first validation samples, the same at every step."""
-        samples = self.validation[:num_clips]
-        return self.view.collate([self.view.evaluation_clips(read_sample(*sample))[0] for sample in samples])
+        return first_windows(
+            self.validation[:num_clips],
+            self.view,
+            num_workers=min(1, self.config.data.num_workers),
+            timeout_seconds=self.config.faults.decode_timeout_seconds,
+        )

@@ -116,7 +116,7 @@ def _read_features(
     return found
 
 
-def _load(view: AVView, position: int, stored: StoredSample) -> tuple[dict[str, float], Clip | None]:
+def _load(view: AVView, stored: StoredSample) -> tuple[dict[str, float], Clip | None]:
     sample = read_sample(*stored)
     return metadata_features(sample), next(iter(view.evaluation_clips(sample)), None)
 

@@ -119,7 +119,8 @@ def score_samples(
     """Returns one row per sample that could be read, in order, and the reasons for the rest."""
     rows: list[Row] = []
     missing: dict[str, str] = {}
-    loaded = load_samples(samples, detector.view, num_workers=num_workers)
+    timeout_seconds = detector.config.faults.decode_timeout_seconds
+    loaded = load_samples(samples, detector.view, num_workers=num_workers, timeout_seconds=timeout_seconds)
     shown = tqdm(loaded, total=len(samples), desc="score", unit="clip", disable=None if progress else True)
     for chunk in _chunks(shown, batch_size):
         start = time.perf_counter()

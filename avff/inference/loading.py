@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
 from avff.batch import Clip
+from avff.config import FaultsConfig
 from avff.data.selection import StoredSample
 from avff.data.shards import read_sample
+from avff.data.stream import place_of
 from avff.data.views import AVView
+from avff.data.worker_process import Job, Slot
+from avff.data.workers import read_in_order
 from avff.errors import ShardError
 
 T = TypeVar("T")
+DECODE_TIMEOUT_SECONDS = FaultsConfig.decode_timeout_seconds
+PREFETCH = 4
 SILENCE_LEVEL = 5e-4
 """Below this a 16-bit sample counts as silent (AVFF-SPEC §1.4)."""
 
@@ -38,28 +41,57 @@ class LoadedSample(NamedTuple):
     problem: str | None
 
 
-def load_samples(samples: Sequence[StoredSample], view: AVView, *, num_workers: int) -> Iterator[LoadedSample]:
-    """Yields every sample in order; an unreadable one comes with its problem and is never replaced."""
-    return map_samples(samples, partial(_load, view), num_workers=num_workers)
+def load_samples(
+    samples: Sequence[StoredSample], view: AVView, *, num_workers: int, timeout_seconds: float = DECODE_TIMEOUT_SECONDS
+) -> Iterator[LoadedSample]:
+    """Yields every sample in order; one that cannot be read comes with its problem and is never replaced.
+
+    Args:
+        num_workers: 0 decodes in this process, where no time-out is possible. No effect on what comes.
+        timeout_seconds: longest that one sample may take.
+    """
+
+    def load(position: int, slot: Slot) -> LoadedSample:
+        start = time.perf_counter()
+        windows: list[Clip] = []
+        problem = None
+        try:
+            with slot.reading(place_of(position, samples[position])):
+                windows = view.evaluation_clips(read_sample(*samples[position]))
+        except ShardError as error:
+            problem = str(error)
+        silence = opening_silence(windows, view.clip.sample_rate_hz)
+        return LoadedSample(position, windows, silence, time.perf_counter() - start, problem)
+
+    return _read(load, samples, num_workers, timeout_seconds)
 
 
 def map_samples(
-    samples: Sequence[StoredSample], function: Callable[[int, StoredSample], T], *, num_workers: int
+    samples: Sequence[StoredSample],
+    function: Callable[[StoredSample], T],
+    *,
+    num_workers: int,
+    timeout_seconds: float = DECODE_TIMEOUT_SECONDS,
 ) -> Iterator[T]:
-    """Yields `function(position, sample)` for every sample, in order, computed by worker processes.
+    """Yields `function(sample)` for every sample, in order, computed by worker processes.
 
     Args:
-        num_workers: 0 computes in this process. No effect on what comes.
+        num_workers, timeout_seconds: as for `load_samples`.
+
+    Raises:
+        ShardError: a sample cannot be read.
     """
-    loader = DataLoader(
-        _Mapped(samples, function),
-        batch_size=None,
-        num_workers=num_workers,
-        collate_fn=_as_is,
-        prefetch_factor=4 if num_workers else None,
-        worker_init_fn=_one_thread,
-    )
-    yield from loader
+
+    def compute(position: int, slot: Slot) -> T:
+        with slot.reading(place_of(position, samples[position])):
+            return function(samples[position])
+
+    return _read(compute, samples, num_workers, timeout_seconds)
+
+
+def _read(job: Job, samples: Sequence[StoredSample], num_workers: int, timeout_seconds: float) -> Iterator[Any]:
+    positions = range(len(samples))
+    return read_in_order(job, positions, num_workers=num_workers, prefetch=PREFETCH, timeout_seconds=timeout_seconds)
 
 
 def leading_silence_seconds(waveform_N: np.ndarray, sample_rate_hz: int) -> float:
@@ -72,34 +104,3 @@ def opening_silence(windows: Sequence[Clip], sample_rate_hz: int) -> float | Non
     """Returns the leading silence of the window that opens the sample, None where no window does."""
     opening = next((clip for clip in windows if clip.start_seconds == 0), None)
     return None if opening is None else leading_silence_seconds(opening.waveform_N, sample_rate_hz)
-
-
-def _load(view: AVView, position: int, stored: StoredSample) -> LoadedSample:
-    start = time.perf_counter()
-    try:
-        windows, problem = view.evaluation_clips(read_sample(*stored)), None
-    except ShardError as error:
-        windows, problem = [], str(error)
-    silence = opening_silence(windows, view.clip.sample_rate_hz)
-    return LoadedSample(position, windows, silence, time.perf_counter() - start, problem)
-
-
-class _Mapped(Dataset):
-    def __init__(self, samples: Sequence[StoredSample], function: Callable[[int, StoredSample], Any]):
-        self.samples = samples
-        self.function = function
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, position: int) -> Any:
-        return self.function(position, self.samples[position])
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
-
-
-def _as_is(value: Any) -> Any:
-    # The default would turn every NumPy array into a tensor.
-    return value
