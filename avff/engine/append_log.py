@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from avff.files import write_durably
+from avff.errors import CheckpointError
+from avff.files import sync
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class AppendLog:
             if durable:
                 os.fsync(self._descriptor)
         except OSError as error:
-            logger.warning("%s: %s; lines wait in memory until there is room", self.path, error)
+            logger.warning("%s: %s; what is not on the disk yet goes out with the next lines", self.path, error)
 
     def make_durable(self) -> None:
         """Waits until every line is on the disk.
@@ -42,6 +43,11 @@ class AppendLog:
         """
         self._write()
         os.fsync(self._descriptor)
+
+    def rewind(self, step: int) -> None:
+        """Removes every line after a step, those that wait included."""
+        self._waiting = b""
+        truncate(self.path, step)
 
     def close(self) -> None:
         """Raises OSError where lines are still waiting and cannot be written."""
@@ -61,13 +67,51 @@ class AppendLog:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the whole lines of a file, nothing where there is none; a torn last line is left out."""
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    return [json.loads(line) for line in lines]
+    """Returns the lines of a file, nothing where there is none; a torn end is left out.
+
+    Raises:
+        CheckpointError: a line within the file is not JSON, which no crash leaves behind.
+    """
+    return [record for record, _ in _parse(path)]
 
 
 def truncate(path: Path, resume_step: int | None = None) -> None:
-    """Removes a torn last line and, given a step, every line whose `step` is after it."""
-    if path.is_file():
-        kept = [line for line in read_lines(path) if resume_step is None or line["step"] <= resume_step]
-        write_durably(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+    """Removes a torn end and, given a step, every line from the first one on whose `step` is after it.
+
+    In place, since that needs no room on a full disk: a file that is only appended to loses nothing but its end.
+    """
+    if not path.is_file():
+        return
+    size = 0
+    for record, stop in _parse(path):
+        if resume_step is not None and record["step"] > resume_step:
+            break
+        size = stop
+    if size < path.stat().st_size:
+        os.truncate(path, size)
+        sync(path)
+
+
+def _parse(path: Path) -> list[tuple[dict[str, Any], int]]:
+    """Returns (record, where its line stops in bytes); after a power loss a torn end can be any bytes, such as zeros."""
+    found: list[tuple[dict[str, Any], int]] = []
+    stop = 0
+    bad_line = 0
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.is_file() else [], 1):
+        stop += len(line)
+        record = _record(line)
+        if record is None:
+            bad_line = bad_line or number
+        elif bad_line:
+            raise CheckpointError(f"{path}: line {bad_line} is not JSON, and good lines follow it; repair it by hand")
+        else:
+            found.append((record, stop))
+    return found
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

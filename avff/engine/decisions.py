@@ -1,14 +1,13 @@
 """decisions.jsonl: what a run decided on the way and every later process has to repeat.
 
     {"kind": "quarantined", "key": ..., "shard": ..., "position": ..., "reason": ...}    a clip is not read any more
-    {"kind": "rewound", "from_step": ..., "num_skipped": ..., "spike_step": ..., ...}      clips are left out
+    {"kind": "rewound", "from_step": ..., "first_plan_step": ..., "stop_plan_step": ..., ...}
     {"kind": "replanned", "from_step": ..., "data_hash": ...}                              other shards were accepted
 
 A resume truncates metrics and ledger, never this file: a decision is made once, whatever a machine would decide
 the next time. With it, the clips of a step stay a pure function of the plan (DESIGN §4).
 """
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,20 +41,22 @@ class Decisions:
     # --------------------------------------------------------------------------------------- which step reads what
 
     def plan_step(self, step: int) -> int:
-        """Returns the step of the plan that update `step` reads."""
-        return step + sum(rewind["num_skipped"] for rewind in self._in_force() if rewind["from_step"] <= step)
+        """Returns the step of the plan that update `step` reads: the one of this number among those not left out."""
+        return _after_windows(step, self._windows())
 
     def plan_steps(self, start: int, stop: int) -> Sequence[int]:
         """Returns the plan's steps for updates [start, stop), in order."""
-        return _Steps(range(start, stop), self._in_force())
+        return _Steps(range(start, stop), self._windows())
 
-    def _in_force(self) -> list[dict[str, Any]]:
-        """A rewind to before an earlier one leaves out all that was read since, the earlier window included."""
-        kept: list[dict[str, Any]] = []
-        for rewind in self.rewinds:
-            kept = [earlier for earlier in kept if earlier["from_step"] <= rewind["from_step"]]
-            kept.append(rewind)
-        return kept
+    def _windows(self) -> list[tuple[int, int]]:
+        """Returns the runs [start, stop) of plan steps that are left out, joined and in order."""
+        windows: list[tuple[int, int]] = []
+        for start, stop in sorted((r["first_plan_step"], r["stop_plan_step"]) for r in self.rewinds):
+            if windows and start <= windows[-1][1]:
+                windows[-1] = windows[-1][0], max(stop, windows[-1][1])
+            else:
+                windows.append((start, stop))
+        return windows
 
     # --------------------------------------------------------------------------------------- deciding
 
@@ -66,13 +67,11 @@ class Decisions:
 
     def rewound(self, *, from_step: int, spike_step: int, loss: float) -> None:
         """Leaves out what updates [from_step, spike_step] read: update `from_step` continues with what comes after."""
-        num_skipped = self.plan_step(spike_step) + 1
-        kept = [rewind for rewind in self._in_force() if rewind["from_step"] <= from_step]
-        num_skipped -= from_step + sum(rewind["num_skipped"] for rewind in kept)
         record = {
             "kind": "rewound",
             "from_step": from_step,
-            "num_skipped": num_skipped,
+            "first_plan_step": self.plan_step(from_step),
+            "stop_plan_step": self.plan_step(spike_step) + 1,
             "spike_step": spike_step,
             "loss": loss,
         }
@@ -102,15 +101,20 @@ def _open(path: Path) -> list[dict[str, Any]]:
     return read_lines(path)
 
 
+def _after_windows(step: int, windows: Sequence[tuple[int, int]]) -> int:
+    for start, stop in windows:
+        if step < start:
+            break
+        step += stop - start
+    return step
+
+
 class _Steps(Sequence[int]):
     """Updates as steps of the plan, without listing them."""
 
-    def __init__(self, updates: range, rewinds: Sequence[dict[str, Any]]):
+    def __init__(self, updates: range, windows: Sequence[tuple[int, int]]):
         self._updates = updates
-        self._from_steps = [rewind["from_step"] for rewind in rewinds]
-        self._skipped = [0]
-        for rewind in rewinds:
-            self._skipped.append(self._skipped[-1] + rewind["num_skipped"])
+        self._windows = windows
 
     def __len__(self) -> int:
         return len(self._updates)
@@ -118,5 +122,4 @@ class _Steps(Sequence[int]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
-        update = self._updates[index]
-        return update + self._skipped[bisect_right(self._from_steps, update)]
+        return _after_windows(self._updates[index], self._windows)

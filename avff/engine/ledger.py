@@ -9,7 +9,7 @@ from avff import distributed
 from avff.config import Config
 from avff.data.quarantine import Quarantined
 from avff.data.stream import Substitution
-from avff.engine.append_log import AppendLog, truncate
+from avff.engine.append_log import AppendLog
 from avff.engine.update import BadBatch
 from avff.errors import TrainingError
 
@@ -28,7 +28,7 @@ class Ledger:
         self.config = config
         self.path: Path = config.run_dir / "ledger.jsonl"
         self._causes: Counter[tuple[str, str]] = Counter()  # since this process started
-        self._lines: AppendLog | None = None
+        self._lines = AppendLog(self.path) if distributed.is_main() else None
         self.restore(state, resume_step)
 
     def restore(self, state: dict[str, int], resume_step: int) -> None:
@@ -37,11 +37,8 @@ class Ledger:
         self.num_skipped = state.get("num_skipped", 0)
         self.consecutive_skips = state.get("consecutive_skips", 0)
         self.num_spikes = state.get("num_spikes", 0)
-        if distributed.is_main():
-            if self._lines:
-                self._lines.close()
-            truncate(self.path, resume_step)
-            self._lines = AppendLog(self.path)
+        if self._lines:
+            self._lines.rewind(resume_step)
 
     def counters(self) -> dict[str, int]:
         """What a checkpoint keeps."""

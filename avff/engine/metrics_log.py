@@ -4,16 +4,18 @@ import hashlib
 import logging
 import os
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from avff.config import Config
-from avff.engine.append_log import AppendLog, truncate
+from avff.engine.append_log import AppendLog
 from avff.errors import TrainingError
 from avff.strict_yaml import to_dict
 
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+WANDB_FINISH_SECONDS = 60
 TIMING_FIELDS = frozenset(
     {
         "time_unix",
@@ -40,17 +42,13 @@ class MetricsLog:
 
     def __init__(self, config: Config, *, resume_step: int):
         self.path = config.run_dir / METRICS
-        self._lines = self._open(resume_step)
+        self._lines = AppendLog(self.path)
+        self._lines.rewind(resume_step)
         self._wandb = _start_wandb(config)
-
-    def _open(self, resume_step: int) -> AppendLog:
-        truncate(self.path, resume_step)
-        return AppendLog(self.path)
 
     def rewind(self, step: int) -> None:
         """Removes the lines after a step; wandb keeps its points, and shows the later ones of a step."""
-        self._lines.close()
-        self._lines = self._open(step)
+        self._lines.rewind(step)
 
     def write(self, kind: str, step: int, samples_seen: int, values: dict[str, Any]) -> None:
         """Writes one line.
@@ -74,9 +72,14 @@ class MetricsLog:
         self._lines.make_durable()
 
     def close(self) -> None:
+        """Ends wandb, too, but does not wait for ever: the run is saved, and what is in wandb/ can be sent later."""
         self._lines.close()
         if self._wandb is not None:
-            self._wandb.finish()
+            thread = Thread(target=self._wandb.finish, daemon=True, name="wandb")
+            thread.start()
+            thread.join(WANDB_FINISH_SECONDS)
+            if thread.is_alive():
+                logger.warning("wandb is not done after %d s; `wandb sync` sends the rest later", WANDB_FINISH_SECONDS)
 
 
 def _start_wandb(config: Config) -> Any:

@@ -2,13 +2,13 @@
 
 import errno
 import json
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from avff.engine.append_log import AppendLog, read_lines, truncate
+from avff.errors import CheckpointError
 
 
 @pytest.fixture
@@ -52,13 +52,27 @@ def test_a_close_that_cannot_write_says_so(small_disk):
 
 def test_truncating_removes_a_torn_line_and_later_steps(tmp_path: Path):
     path = tmp_path / "a.jsonl"
-    path.write_text('{"step": 1}\n{"step": 3}\n{"step": 2}\n{"st')
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
     truncate(path)
-    assert [line["step"] for line in read_lines(path)] == [1, 3, 2]
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
     truncate(path, resume_step=2)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
     log = AppendLog(path)
     log.append([{"step": 3}], durable=True)
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
+    log.append([{"step": 4}])
+    log.rewind(3)
+    log.append([{"step": 5}])
     log.close()
-    assert not [name for name in os.listdir(tmp_path) if name.endswith(".partial")]
+    assert [line["step"] for line in read_lines(path)] == [1, 2, 3, 5]
+
+
+def test_an_end_of_zeros_is_torn_and_a_bad_line_before_good_ones_is_an_error(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + bytes(20) + b"\n" + bytes(7))
+    assert [line["step"] for line in read_lines(path)] == [1]
+    truncate(path)
+    assert path.read_bytes() == b'{"step": 1}\n'
+    path.write_bytes(b'{"step": 1}\n' + bytes(20) + b'\n{"step": 2}\n')
+    with pytest.raises(CheckpointError, match=r"a.jsonl: line 2 is not JSON"):
+        truncate(path)

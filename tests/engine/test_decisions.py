@@ -57,6 +57,14 @@ def test_decisions_are_there_after_a_restart_and_a_torn_line_is_not(reopen, tmp_
     assert len((tmp_path / "decisions.jsonl").read_text().splitlines()) == 3
 
 
+def test_a_window_stays_left_out_when_a_replay_goes_back_further(reopen):
+    """The checkpoint of step 10 was lost, and a second spike came before the replay had reached it."""
+    decisions = reopen()
+    decisions.rewound(from_step=10, spike_step=13, loss=9.0)
+    decisions.rewound(from_step=4, spike_step=7, loss=9.0)
+    assert list(decisions.plan_steps(3, 9)) == [3, 8, 9, 14, 15, 16]
+
+
 def test_checkpoints_of_a_rewound_stretch_are_superseded(reopen):
     decisions = reopen()
     decisions.rewound(from_step=10, spike_step=13, loss=9.0)

@@ -15,7 +15,14 @@ pytestmark = pytest.mark.slow
 
 NUM_STEPS = 20
 SPIKE = 14
-REWOUND = {"kind": "rewound", "from_step": 12, "num_skipped": 3, "spike_step": SPIKE, "loss": 1000.0}
+REWOUND = {
+    "kind": "rewound",
+    "from_step": 12,
+    "first_plan_step": 12,
+    "stop_plan_step": SPIKE + 1,
+    "spike_step": SPIKE,
+    "loss": 1000.0,
+}
 
 
 @pytest.fixture(scope="module")
