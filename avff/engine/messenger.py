@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 
 import torch.distributed as dist
@@ -90,7 +91,8 @@ class Messenger:
         while not self._ended:
             beat += 1
             try:
-                self._exchange(beat)
+                with suppress(dist.DistStoreError):  # rank 0 was frozen for long, and now goes on
+                    self._exchange(beat)
             except dist.DistError:
                 self._is_gone = True
                 return

@@ -17,7 +17,7 @@ WORKER = Path(__file__).parent / "workers" / "watched_worker.py"
 HANG_SECONDS = 8
 CASES = (
     "fine:all frozen:0 frozen:1 paused:0 paused:1 suspended:all killed:0 killed:1 stuck:0 stuck:1 waiting:all alone:0 "
-    "raising:0 raising:1 refusing:all"
+    "raising:0 raising:1 refusing:all recovered:0"
 ).split()
 
 
@@ -66,6 +66,11 @@ def test_a_pause_accuses_nobody(cases, case):
     assert json.loads((cases / case / "codes.json").read_text()) == [75, 75]
     assert json.loads((cases / case / "exit.json").read_text())["reason"] == "stopped"
     assert "".join(path.read_text() for path in (cases / case).glob("rank-*.txt")) == ""
+
+
+def test_a_rank_0_that_was_frozen_for_long_is_in_touch_again(cases):
+    end = json.loads((cases / "recovered:0" / "exit.json").read_text())
+    assert re.match(r"rank 0 .* no progress for 8 s: step 5, reading data; rank 1 .* step 5, computing", end["reason"])
 
 
 @pytest.mark.parametrize(("case", "codes"), [("raising:0", [1, 3]), ("raising:1", [3, 1])])

@@ -7,6 +7,7 @@ code of each rank (null for one that had to be killed) and `CASE/rank-N.txt` wha
     fine        nothing; ends with code 75
     frozen      stops as a whole in the middle of a step
     paused      the same, but goes on in time
+    recovered   is paused for longer than the store waits, goes on, and later waits for ever
     suspended   every rank is paused for longer than a hang
     killed      dies at once
     stuck       waits for ever in native code while it reads data; its threads live
@@ -32,16 +33,17 @@ import torch.distributed as dist
 
 from avff import distributed
 from avff.config import Config, EngineConfig, FaultsConfig
-from avff.engine import process, run_state
+from avff.engine import notices, process, run_state
 from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
 from avff.engine.watchdog import HANG_EXIT_CODE, Watchdog
 from avff.errors import ConfigError, describe, exit_code
 
-FAULTY_STEP = 3
+FAULTY_STEP, LATER_STEP = 3, 5
 LONGEST_CASE_SECONDS = 60
 
 
 def train(run_dir: Path, hang_seconds: float, fault: str) -> None:
+    notices.CONNECT_SECONDS = hang_seconds / 4
     engine, faults = EngineConfig(num_threads=1), FaultsConfig(hang_seconds=hang_seconds)
     process.start(Config(name="watched", stage="pretrain", engine=engine, faults=faults))
 
@@ -69,6 +71,8 @@ def work(watchdog: Watchdog, run_dir: Path, hang_seconds: float, fault: str) -> 
         if step == FAULTY_STEP:
             time.sleep(hang_seconds / 5)  # so that the others' notices say where they are
             go_wrong(run_dir, hang_seconds, fault)
+        if step == LATER_STEP and fault == f"recovered:{distributed.rank()}":
+            wait_for_ever(run_dir)
         watchdog.mark("computing", step)
         dist.all_reduce(torch.ones(1))
 
@@ -80,7 +84,7 @@ def go_wrong(run_dir: Path, hang_seconds: float, fault: str) -> None:
     match kind:
         case "frozen":
             os.kill(os.getpid(), signal.SIGSTOP)
-        case "paused":
+        case "paused" | "recovered":
             pause(hang_seconds / 2)
         case "suspended":
             pause(1.5 * hang_seconds)
