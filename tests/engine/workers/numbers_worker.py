@@ -5,10 +5,10 @@ Argument: a JSON file with a list of jobs:
     config          plain values
     stop_in_step    in this update the last rank sends itself USR2, as a scheduler would, so that the run saves and stops
     faults          {step: fault}: what goes wrong in this update on the last rank, see `FAULTS`
-    watch           folder for `keys.jsonl`, what rank 0 read in each update of which rank, and `start.safetensors`, the
+    watch           folder for `keys.jsonl`, what every rank read in each update, and `start.safetensors`, the
                     state of both engines before the first update
 
-Where a run refuses to go on, its run folder's exit.json says so.
+A run that stops for an error ends the process, so it has to be the last; its exit.json says why.
 """
 
 import json
@@ -30,7 +30,6 @@ from avff.engine import process
 from avff.engine.fragments import KEYS
 from avff.engine.train import run_stage
 from avff.engine.update import Updater
-from avff.errors import TrainingError
 from avff.objectives.losses import StepLosses
 from avff.strict_yaml import from_dict
 
@@ -128,10 +127,7 @@ def main(jobs_path: str) -> None:
         device = process.start(config)
         watch = Watch(job)
         Updater.update = lambda *arguments, watch=watch: watch(*arguments)
-        try:
-            run_stage(config, device)
-        except TrainingError as error:
-            print(f"{config.name}: {error}", file=sys.stderr)
+        run_stage(config, device)
         Updater.update = original
     process.end(0)
 
