@@ -501,6 +501,12 @@ class Config:
                 f"pretrain.contrastive_group_size {group} does not divide engine.global_batch_size {batch}; "
                 f"divisors are {_divisors(batch)}",
             )
+        reach = self.engine.keep_checkpoints * self.engine.checkpoint_every_steps
+        _require(
+            self.faults.rewind_steps <= reach,
+            f"faults.rewind_steps {self.faults.rewind_steps} is further back than the kept checkpoints reach: "
+            f"engine.keep_checkpoints x engine.checkpoint_every_steps = {reach}; raise one of them",
+        )
         if self.data.num_runs:
             _require(
                 batch % self.data.num_runs == 0,

@@ -90,15 +90,6 @@ def all_reduce_sum(x: Tensor) -> Tensor:
     return x
 
 
-def all_agree(flag: bool, device: torch.device | str = "cpu") -> bool:
-    """True when the flag is true on every rank."""
-    if world_size() == 1:
-        return flag
-    agreed = torch.tensor([1 if flag else 0], device=device, dtype=torch.int32)
-    dist.all_reduce(agreed, op=dist.ReduceOp.MIN)
-    return bool(agreed.item())
-
-
 def gather_objects(value: object) -> list:
     """Returns every rank's picklable value, in rank order, on every rank."""
     if world_size() == 1:

@@ -2,7 +2,9 @@
 
 config.yaml                 resolved config
 metrics.jsonl               one line per logged step: the truth; wandb/ shows the same numbers
-ledger.jsonl                substituted samples and skipped updates
+ledger.jsonl                substituted samples, skipped updates, spikes
+decisions.jsonl             what later processes have to repeat (avff.engine.decisions)
+data.json                   the shards that are read (avff.engine.plan_record)
 exit.json                   reason, code, step, rank, host: how the last launch ended (avff.engine.run_state)
 starts.jsonl                one line per launch, with how the one before it ended
 panels/step-N.png           reconstructions
@@ -10,14 +12,16 @@ checkpoints/step-N/
     weights.safetensors     consolidated fp32 weights, with a JSON sidecar
     ema.safetensors         their moving average, likewise
     model/, critics/        optimizer state by parameter name, one file per rank
-    state.json              step, samples_seen, plan_hash, validation, build, ...
+    state.json              step, samples_seen, data_hash, validation, build, ...
     files.json              size and sha256 of every file above
     COMMIT                  sha256 of files.json, written last: without it the checkpoint does not exist
+checkpoints/step-N.damaged  failed its check; step-N.rewound: left behind by a rewind. Nothing reads them, delete at will
 """
 
 import dataclasses
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -26,6 +30,8 @@ from avff.config import Config, load_config
 from avff.errors import CheckpointError
 from avff.files import sha256_of
 from avff.strict_yaml import from_dict
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
 COMMIT = "COMMIT"
@@ -86,7 +92,11 @@ def best_step(run_dir: Path) -> int | None:
     """Returns the step with the best validation among committed checkpoints, None when none was validated."""
     scores: dict[int, float] = {}
     for step in committed_steps(run_dir):
-        validation = read_state(checkpoint_dir(run_dir, step)).get("validation")
+        try:
+            validation = read_state(checkpoint_dir(run_dir, step)).get("validation")
+        except CheckpointError as error:
+            logger.warning("%s; it is not looked at for the best one", error)
+            continue
         if validation:
             scores[step] = validation["value"] * (1 if validation["higher_is_better"] else -1)
     return max(scores, key=lambda step: (scores[step], step), default=None)

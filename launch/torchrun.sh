@@ -38,7 +38,7 @@ fi
 
 save_and_stop() { # the ranks are those children of torchrun that were given a RANK
     for child in $(cat "/proc/$torchrun/task/$torchrun/children"); do
-        if grep -qz '^RANK=' "/proc/$child/environ"; then kill -USR2 "$child"; fi
+        if grep -qz '^RANK=' "/proc/$child/environ"; then kill -USR2 "$child" 2>/dev/null || true; fi
     done
 }
 

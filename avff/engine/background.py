@@ -1,5 +1,6 @@
 """Work with files in a thread, whose disk errors are kept until they are asked for."""
 
+import time
 from collections.abc import Callable
 from threading import Thread
 from typing import Any
@@ -8,20 +9,27 @@ from avff.errors import CheckpointError
 
 
 class Job:
-    """A function in a thread of its own; it must not enter a collective or touch a device."""
+    """A function in a thread of its own; it must not enter a collective or touch a device.
+
+    Attributes:
+        seconds: it took; 0 until it is done.
+    """
 
     def __init__(self, function: Callable[[], Any]):
         self._function = function
         self._outcome: tuple[Any, str | None] | None = None
+        self.seconds = 0.0
         # A daemon: a process that ends because of an error elsewhere does not wait for the disk.
         self._thread = Thread(target=self._run, daemon=True, name="checkpoint")
         self._thread.start()
 
     def _run(self) -> None:
+        started = time.monotonic()
         try:
             self._outcome = self._function(), None
         except (OSError, CheckpointError) as error:
             self._outcome = None, str(error)
+        self.seconds = time.monotonic() - started
 
     @property
     def is_done(self) -> bool:

@@ -16,6 +16,7 @@ from avff import distributed, run_folder
 from avff.checkpoint_files import CanonicalState
 from avff.engine import agreement
 from avff.engine.trainable import Trainable
+from avff.errors import CheckpointError
 from avff.files import sync
 
 logger = logging.getLogger(__name__)
@@ -70,9 +71,12 @@ def prune(run_dir: Path, *, keep: int, keep_every: int) -> None:
         keep: newest ones to keep, besides the best by validation.
         keep_every: steps that are multiples of this are kept as well; 0 for none.
 
+    One whose state cannot be read is set aside instead: it might be the best.
+
     Raises:
-        OSError, CheckpointError: one could not be read or deleted; nothing that is to be kept was touched.
+        OSError: one could not be deleted; nothing that is to be kept was touched.
     """
+    _set_unreadable_aside(run_dir)
     steps = run_folder.committed_steps(run_dir)
     kept = {*steps[-keep:], run_folder.best_step(run_dir)}
     if keep_every:
@@ -81,6 +85,16 @@ def prune(run_dir: Path, *, keep: int, keep_every: int) -> None:
         if step not in kept:
             # First it ceases to be a checkpoint, so that a crash while it is deleted leaves no half one behind.
             shutil.rmtree(_rename(run_folder.checkpoint_dir(run_dir, step), run_folder.UNFINISHED))
+
+
+def _set_unreadable_aside(run_dir: Path) -> None:
+    for step in run_folder.committed_steps(run_dir):
+        directory = run_folder.checkpoint_dir(run_dir, step)
+        try:
+            run_folder.read_state(directory)
+        except CheckpointError as error:
+            logger.warning("checkpoint step-%d is damaged and set aside: %s", step, error)
+            _rename(directory, DAMAGED)
 
 
 def _rename(directory: Path, suffix: str) -> Path:

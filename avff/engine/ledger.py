@@ -1,5 +1,6 @@
 """ledger.jsonl: every sample that was replaced, every update that was skipped, every spike, and the budgets."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -98,6 +99,8 @@ class Ledger:
             TrainingError: `faults.max_nonfinite_steps` updates in a row were skipped.
         """
         bad = [batch for share in distributed.gather_objects(list(bad_batches)) for batch in share]
+        # A loss over all ranks' clips is bad on every rank; the rank with the bad clip has more that is.
+        bad.sort(key=_num_finite_terms)
         self.num_skipped += 1
         self.consecutive_skips += 1
         where = [
@@ -121,6 +124,10 @@ class Ledger:
 def _ledger_record(clip: Substitution) -> dict[str, Any]:
     """Whether a clip was put on the quarantine list then stands in decisions.jsonl; here, a repeated step repeats."""
     return {name: value for name, value in clip._asdict().items() if name != "lasting"}
+
+
+def _num_finite_terms(batch: BadBatch) -> int:
+    return sum(math.isfinite(value) for value in batch.terms.values())
 
 
 def _sentence(batch: BadBatch) -> str:

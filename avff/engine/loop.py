@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from tqdm import tqdm
@@ -25,7 +25,7 @@ from avff.engine.spikes import SpikeDetector
 from avff.engine.update import Updater, UpdateReport
 from avff.engine.validation import Validation, Validator
 from avff.engine.watchdog import Watchdog
-from avff.errors import TrainingError
+from avff.errors import AvffError, TrainingError
 from avff.models.flops import training_gflops
 
 logger = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Loop:
         self._last_save: SaveOutcome | None = None
         self._reopens_data = False
         self._warned_of_grace = False
+        self._longest_finish_seconds = 0.0
         self._restore(state)
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -112,18 +113,19 @@ class Loop:
         with logging_redirect_tqdm():
             self._train(stop)
         self.watchdog.mark("ending", self.step)
-        self._note_save(self.saver.finish())
+        self._finish_save()
         if self.saved_step != self.step:
             raise TrainingError(
                 f"{self.config.run_dir}: step {self.step} could not be saved, see the log; step {self.saved_step} is the "
                 "newest checkpoint; make room on the disk and start the same command again"
             )
-        agreement.everywhere(self._close_logs)
+        agreement.everywhere(self._make_logs_durable)
         return self.step == self.config.optim.num_steps
 
-    def save_seconds(self) -> float:
-        """How long a stop would take: the rest of a step, and a save."""
-        return self.rates.longest_step_seconds + (self._last_save.total_seconds if self._last_save else 0.0)
+    def stop_seconds(self) -> float:
+        """How long a stop may take: the rest of a step, validation and panel, and a save; before the first, a guess."""
+        save_seconds = self._last_save.total_seconds if self._last_save else self.config.engine.grace_seconds
+        return self.rates.longest_step_seconds + self._longest_finish_seconds + save_seconds
 
     def _train(self, stop: StopFlag) -> None:
         bar = self._progress_bar()
@@ -165,13 +167,14 @@ class Loop:
         votes = Votes(report.votes[0] > 0, round(report.votes[1]), report.votes[2:])
         self.step += 1
         self.watchdog.mark("writing metrics", self.step)
-        if votes.num_substituted:
-            self._replace(batch)
-        if report.applied:
-            self.ledger.applied()
-        else:
-            logger.warning("step %d: not finite, skipped on all ranks", self.step)
-            self.ledger.skipped(self.step, self.updater.bad_batches, report.gradient_norms)
+        with self._no_save_is_lost():
+            if votes.num_substituted:
+                self._replace(batch)
+            if report.applied:
+                self.ledger.applied()
+            else:
+                logger.warning("step %d: not finite, skipped on all ranks", self.step)
+                self.ledger.skipped(self.step, self.updater.bad_batches, report.gradient_norms)
         self._note_save(self.saver.advance(votes.saving))
         return report, votes
 
@@ -185,10 +188,12 @@ class Loop:
             self._reopens_data = True
 
     def _finish_step(self, report: UpdateReport, votes: Votes, bar: tqdm) -> None:
+        started = time.monotonic()
         self._log(report, bar)
         validation = self._validate() if self._is_due(self.config.engine.validate_every_steps) else None
         if self._draws_panel():
             self._draw_panel()
+        self._longest_finish_seconds = max(self._longest_finish_seconds, time.monotonic() - started)
         if validation or self._is_due(self.config.engine.checkpoint_every_steps) or votes.stop:
             self._save(validation)
 
@@ -202,18 +207,21 @@ class Loop:
         logger.warning("step %d: loss %.4g is a spike", self.step, loss)
         self.ledger.spiked(self.step, loss)
         if not faults.rewind_steps:
+            self.spikes.add(loss)
             return False
-        self._note_save(self.saver.finish())
-        steps = agreement.on_main(lambda: run_folder.committed_steps(self.config.run_dir))
-        target = max((step for step in steps if step <= self.step - faults.rewind_steps), default=None)
-        if target is None:
-            logger.warning("no checkpoint is %d steps old, so training goes on", faults.rewind_steps)
-            return False
+        self._finish_save()
         if len(self.decisions.rewinds) >= faults.max_rewinds:
             raise TrainingError(
                 f"step {self.step}: loss {loss:.4g} is a spike, and the run went back {len(self.decisions.rewinds)} times "
                 f"already (faults.max_rewinds={faults.max_rewinds}); look at ledger.jsonl and the learning rate"
             )
+        steps = agreement.on_main(lambda: run_folder.committed_steps(self.config.run_dir))
+        old_enough = (step for step in steps if step <= self.step - faults.rewind_steps and self._is_save_due(step))
+        target = max(old_enough, default=None)
+        if target is None:
+            logger.warning("no checkpoint is %d steps old, so training goes on", faults.rewind_steps)
+            self.spikes.add(loss)
+            return False
         self._rewind(target, loss)
         bar.update(self.step - bar.n)
         return True
@@ -231,15 +239,24 @@ class Loop:
         checkpoint.load(newest, self.updater.trainables)
         state = run_folder.read_state(newest)
         self.step = self.saved_step = state["step"]
-        self.ledger.restore(state["ledger"], self.step)
+        agreement.everywhere(lambda: self._rewind_logs(state))
         self._restore(state)
-        if self.log:
-            self.log.rewind(self.step)
         self._reopens_data = True
         logger.warning("went back to step %d; the clips of %d updates are left out", self.step, num_updates)
 
+    def _rewind_logs(self, state: dict[str, Any]) -> None:
+        self.ledger.restore(state["ledger"], self.step)
+        if self.log:
+            self.log.rewind(self.step)
+
     def _is_due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.optim.num_steps
+
+    def _is_save_due(self, step: int) -> bool:
+        """True for the checkpoints of an undisturbed run; those made because it was told to stop are not in it."""
+        engine = self.config.engine
+        validates = bool(self.data.validation) and step % engine.validate_every_steps == 0
+        return validates or step % engine.checkpoint_every_steps == 0
 
     @property
     def samples_seen(self) -> int:
@@ -317,16 +334,16 @@ class Loop:
         """Every rank loads the weights (a collective), rank 0 draws."""
         self.watchdog.mark("drawing", self.step)
         self.validator.load(self.updater.model)
-        if self.log:
-            path = self.config.run_dir / "panels" / f"step-{self.step}.png"
+        if not self.log:
+            return
+        path = self.config.run_dir / "panels" / f"step-{self.step}.png"
+        try:
             batch = self.data.panel_batch(panels.NUM_CLIPS)
             reconstruction = self.validator.reconstruct(batch)
-            try:
-                panels.draw_panel(reconstruction, batch.keys, path, title=f"{self.config.name}, step {self.step}")
-            except OSError as error:  # a full disk; nothing depends on the picture
-                logger.warning("step %d: no panel: %s", self.step, error)
-                return
+            panels.draw_panel(reconstruction, batch.keys, path, title=f"{self.config.name}, step {self.step}")
             self.log.write_image("reconstruction", path, self.samples_seen)
+        except (OSError, AvffError) as error:  # a full disk, a bad clip; nothing depends on the picture
+            logger.warning("step %d: no panel: %s", self.step, error)
 
     # --------------------------------------------------------------------------------------- saving
 
@@ -365,21 +382,29 @@ class Loop:
         if self.log:
             self.log.make_durable()
 
-    def _close_logs(self) -> None:
-        self._make_logs_durable()
-        if self.log:
-            self.log.close()
+    def _finish_save(self) -> None:
+        """Waits for a save that is under way; a collective."""
+        self._note_save(self.saver.finish())
+
+    @contextmanager
+    def _no_save_is_lost(self) -> Iterator[None]:
+        """Where the block stops the run on all ranks alike, a save that is under way is finished first."""
+        try:
+            yield
+        except TrainingError:
+            self._finish_save()
+            raise
 
     def _note_save(self, outcome: SaveOutcome | None) -> None:
         if outcome is None or not outcome.committed:
             return
         self.saved_step, self._last_save = outcome.step, outcome
         grace = self.config.engine.grace_seconds
-        if self.save_seconds() > grace and not self._warned_of_grace:
+        if self.stop_seconds() > grace and not self._warned_of_grace:
             self._warned_of_grace = True
             logger.warning(
-                "a stop would take %.0f s (the rest of a step, and a save), more than engine.grace_seconds=%g; give the "
-                "job more time between signal and kill",
-                self.save_seconds(),
+                "a stop may take %.0f s (the rest of a step, validation and panel, a save), more than "
+                "engine.grace_seconds=%g; give the job more time between signal and kill",
+                self.stop_seconds(),
                 grace,
             )

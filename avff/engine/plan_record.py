@@ -29,6 +29,11 @@ def check_data(config: Config, signatures: Signatures, state: dict[str, Any], de
     Raises:
         CheckpointError: shards changed and `data.accept_plan` does not name the new ones; every change is listed.
     """
+    if state and "data_hash" not in state:
+        raise CheckpointError(
+            f"{config.run_dir}: the checkpoint of step {state.get('step')} was written by an older avff, which did not "
+            "record its data; start a new run from its weights (tools/adapt_weights.py)"
+        )
     path, found = config.run_dir / FILE, data_hash(signatures)
     expected = (decisions.data_hashes or [state.get("data_hash", found)])[-1]
     if found != expected:

@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from avff import distributed
 from avff.config import Config
+from avff.engine.signals import STOP_SIGNALS
 from avff.errors import AvffError, describe, exit_code
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def end(code: int) -> int:
     Under a launcher it does not return: the process ends here with `code`, because the interpreter's own end, with
     threads of gloo and wandb still alive, is now and then an abort (code -6), which would pass for a crash.
     """
-    _ignore_term()
+    _ignore_signals()
     if dist.is_initialized():
         try:
             distributed.barrier()
@@ -69,7 +70,7 @@ def fail(error: BaseException, speaks: bool = True, alone: bool = True) -> None:
         speaks: whether this rank is the one to print it, where several were stopped by the same.
         alone: whether this rank is the only one that was stopped by it; then it is named.
     """
-    _ignore_term()
+    _ignore_signals()
     if speaks and distributed.is_launched():
         where = (
             f"rank {distributed.rank()} (host {socket.gethostname()}): "
@@ -82,10 +83,11 @@ def fail(error: BaseException, speaks: bool = True, alone: bool = True) -> None:
     _leave(exit_code(error))
 
 
-def _ignore_term() -> None:
+def _ignore_signals() -> None:
     """Lets a rank that is about to end do so with its own code: a launcher sends TERM once the first rank is gone."""
     if distributed.is_launched():
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _leave(code: int) -> None:

@@ -45,7 +45,8 @@ class SaveOutcome(NamedTuple):
         committed: whether the checkpoint is there.
         problems: why it is not; or what went wrong afterwards, while deleting older ones.
         blocked_seconds: for which training stood still, on the rank where that was longest.
-        total_seconds: from `begin` to the commit.
+        total_seconds: that the work took, copying, writing and committing, on the slowest rank; an overlapping save
+            also waits for the ends of steps.
     """
 
     step: int
@@ -107,6 +108,7 @@ class Saver:
             buffers = self.trainables[0].persistent_buffers()
             self._pending.buffers = {name: tensor.clone() for name, tensor in buffers.items()}
             self._pending.job = Job(partial(_write, self._pending.unfinished, parts, problem))
+        self._pending.work_seconds = self._pending.blocked_seconds
         if not self.overlap:
             outcomes.append(self.finish())
         return [outcome for outcome in outcomes if outcome]
@@ -142,7 +144,7 @@ class Saver:
 
     def _agree(self, attempt: "_Attempt") -> "_End | None":
         """Ends the writing of fragments: starts the commit if all ranks succeeded."""
-        gathered = distributed.gather_objects(attempt.job.wait())
+        gathered = distributed.gather_objects(attempt.wait())
         problems = [f"rank {rank}: {problem}" for rank, (_, problem) in enumerate(gathered) if problem]
         if problems:
             return _drop(attempt, problems)
@@ -154,7 +156,7 @@ class Saver:
 
     def _conclude(self, attempt: "_Attempt") -> "_End":
         """Ends the commit."""
-        outcome: Any = distributed.broadcast_object(attempt.job.wait())
+        outcome: Any = distributed.broadcast_object(attempt.wait() if distributed.is_main() else None)
         warnings, problem = outcome
         if problem:
             return _drop(attempt, [f"rank 0: {problem}"])
@@ -228,19 +230,25 @@ class _Attempt:
         self.state = (json.dumps(state, indent=1) + "\n").encode()
         self.sidecar = copy.deepcopy(sidecar)
         self.is_written = False
-        self._begun = time.monotonic()
-        self._blocked_seconds = 0.0
+        self.blocked_seconds = 0.0
+        self.work_seconds = 0.0
+
+    def wait(self) -> tuple[Any, str | None]:
+        """Returns the outcome of the present job."""
+        outcome = self.job.wait()
+        self.work_seconds += self.job.seconds
+        return outcome
 
     @contextmanager
     def blocking(self) -> Iterator[None]:
         """Counts the block's time as one in which training stood still."""
         start = time.monotonic()
         yield
-        self._blocked_seconds += time.monotonic() - start
+        self.blocked_seconds += time.monotonic() - start
 
     def outcome(self, end: _End) -> SaveOutcome:
         """A collective."""
-        seconds = distributed.gather_objects((self._blocked_seconds, time.monotonic() - self._begun))
+        seconds = distributed.gather_objects((self.blocked_seconds, self.work_seconds))
         blocked, total = (max(values) for values in zip(*seconds, strict=True))
         return SaveOutcome(self.step, end.committed, end.problems, blocked, total)
 

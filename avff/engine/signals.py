@@ -23,7 +23,7 @@ SAME_KEYPRESS_SECONDS = 1.0
 STUCK_SECONDS = 3.0
 """After a second Ctrl-C, a main thread that has not noticed it for so long is stuck in native code."""
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class StopFlag:
@@ -39,6 +39,7 @@ class StopFlag:
 
     Attributes:
         reserve: see above; may be set later.
+        on_stuck: called with the reason, from a thread, just before a second Ctrl-C ends a process in native code.
         reason: what set the flag first, such as "SIGUSR2" or "time limit of 30 min"; empty until then.
     """
 
@@ -46,6 +47,7 @@ class StopFlag:
         self.reason = ""
         self._time_limit_seconds = time_limit_seconds
         self.reserve = reserve
+        self.on_stuck: Callable[[str], None] = lambda words: None
         self._first_interrupt: float | None = None
         self._is_interrupting = False
         self._previous: dict[int, object] = {}
@@ -64,7 +66,7 @@ class StopFlag:
         self._sender.setblocking(False)
         self._previous_wakeup = signal.set_wakeup_fd(self._sender.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._end_when_stuck, args=(receiver,), name="interrupts", daemon=True).start()
-        self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
+        self._previous = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,7 +87,9 @@ class StopFlag:
                 if time.monotonic() - first_interrupt > SAME_KEYPRESS_SECONDS:
                     time.sleep(STUCK_SECONDS)
                     if not self._is_interrupting:
-                        sys.stderr.write("avff train: interrupted while native code did not return\n")
+                        words = "interrupted while native code did not return"
+                        sys.stderr.write(f"avff train: {words}\n")
+                        self.on_stuck(words)
                         os._exit(INTERRUPTED_EXIT_CODE)
 
     def _receive(self, number: int, _: FrameType | None) -> None:

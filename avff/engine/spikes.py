@@ -39,8 +39,13 @@ class SpikeDetector:
             raise ValueError(f"loss {loss} is not finite; only losses of applied updates can be compared")
         is_spike = self.factor > 0 and self._is_ready and loss > self._limit()
         if not is_spike:
-            self._losses.append(loss)
+            self.add(loss)
         return is_spike
+
+    def add(self, loss: float) -> None:
+        """Compares later losses with this one, too; for a spike after which training goes on, lest a lasting jump
+        be one for ever."""
+        self._losses.append(loss)
 
     def state(self) -> list[float]:
         """Returns what a checkpoint keeps: a detector made from it decides exactly as this one."""

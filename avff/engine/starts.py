@@ -15,8 +15,10 @@ STARTS = "starts.jsonl"
 
 KILLED = "no exit.json: killed, or its machine failed"
 
-_NO_CRASH = (0, PREEMPTED_EXIT_CODE, 130, 2)
-"""Finished, saved and stopped, interrupted, refused: ends after which another start may go otherwise."""
+_NO_CRASH = (0, PREEMPTED_EXIT_CODE, 130)
+"""Finished, saved and stopped, interrupted: ends after which another start may go otherwise."""
+_REFUSED = 2
+"""No crash before the first step; later, such as for a validation clip that cannot be read, each start ends there."""
 
 
 def record_start(config: Config, last_exit: dict[str, Any] | None) -> None:
@@ -44,8 +46,8 @@ def record_start(config: Config, last_exit: dict[str, Any] | None) -> None:
 
 def _end_of_the_last(earlier: list[dict[str, Any]], last_exit: dict[str, Any] | None) -> dict[str, Any] | None:
     if last_exit is not None:
-        return {"reason": last_exit["reason"], "code": last_exit["code"]}
-    return {"reason": KILLED, "code": None} if earlier else None
+        return {"reason": last_exit["reason"], "code": last_exit["code"], "step": last_exit["step"]}
+    return {"reason": KILLED, "code": None, "step": None} if earlier else None
 
 
 def _refuse_a_crash_loop(
@@ -65,4 +67,5 @@ def _refuse_a_crash_loop(
 
 
 def _is_crash(start: dict[str, Any], end: dict[str, Any], newest: int) -> bool:
-    return start["step"] == newest and end["code"] not in _NO_CRASH
+    refused = end["code"] == _REFUSED and not end["step"]
+    return start["step"] == newest and end["code"] not in _NO_CRASH and not refused

@@ -19,12 +19,12 @@ from avff.engine.loop import Loop, RunFacts
 from avff.engine.origin import Origin, continue_from, start_from
 from avff.engine.plan_record import check_data
 from avff.engine.run_data import RunData
-from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
+from avff.engine.signals import INTERRUPTED_EXIT_CODE, PREEMPTED_EXIT_CODE, StopFlag
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater
 from avff.engine.validation import Validator
 from avff.engine.watchdog import HANG_EXIT_CODE, Watchdog
-from avff.errors import describe, exit_code
+from avff.errors import CheckpointError, describe, exit_code
 from avff.models.transformer import Block
 from avff.models.weights import make_sidecar
 from avff.objectives import build_objective
@@ -54,7 +54,7 @@ def run_stage(config: Config, device: torch.device) -> int:
     # The flag outermost: a launcher sends TERM to the ranks that are left, and they have to say why they end.
     with (
         StopFlag(time_limit_seconds=60 * config.engine.time_limit_minutes) as stop,
-        Watchdog(config.faults.hang_seconds, partial(_note_hang, config)) as watchdog,
+        Watchdog(config.faults.hang_seconds, partial(_note_end, config, HANG_EXIT_CODE)) as watchdog,
     ):
         try:
             config.accumulation_steps(distributed.world_size())  # refuses what does not divide before anything is made
@@ -74,15 +74,24 @@ def run_stage(config: Config, device: torch.device) -> int:
 
 
 def _run_opened(config: Config, device: torch.device, watchdog: Watchdog, stop: StopFlag) -> int:
-    if config.optim.num_steps in agreement.on_main(lambda: run_folder.committed_steps(config.run_dir)):
+    watchdog.mark("starting", 0)
+    decisions = Decisions(config.run_dir, global_batch_size=config.engine.global_batch_size)
+    _set_aside_superseded(config.run_dir, decisions)
+    newest = checkpoint.find_newest(config.run_dir)
+    if newest == run_folder.checkpoint_dir(config.run_dir, config.optim.num_steps):
         return _end(config, "finished", 0, config.optim.num_steps)
     announce_two_passes(config)
-    loop = _prepare(config, device, watchdog)
-    stop.reserve = loop.save_seconds
+    loop = _prepare(config, device, watchdog, decisions, newest)
+    stop.reserve = loop.stop_seconds
+    stop.on_stuck = lambda words: _note_end(config, INTERRUPTED_EXIT_CODE, words, loop.step)
     if loop.run(stop):
-        return _end(config, "finished", 0, loop.step)
-    rank, reason = next((rank, text) for rank, text in enumerate(distributed.gather_objects(stop.reason)) if text)
-    return _end(config, f"stopped by {reason} on rank {rank}", PREEMPTED_EXIT_CODE, loop.step)
+        code = _end(config, "finished", 0, loop.step)
+    else:
+        rank, reason = next((rank, text) for rank, text in enumerate(distributed.gather_objects(stop.reason)) if text)
+        code = _end(config, f"stopped by {reason} on rank {rank}", PREEMPTED_EXIT_CODE, loop.step)
+    if loop.log:
+        loop.log.close()  # last, as wandb may have much to send
+    return code
 
 
 def _end(config: Config, reason: str, code: int, step: int) -> int:
@@ -92,8 +101,9 @@ def _end(config: Config, reason: str, code: int, step: int) -> int:
     return code
 
 
-def _note_hang(config: Config, sentence: str, step: int) -> None:
-    run_state.write_exit(config.run_dir, reason=sentence, code=HANG_EXIT_CODE, step=step, rank=distributed.rank())
+def _note_end(config: Config, code: int, sentence: str, step: int) -> None:
+    """What a thread writes that is about to end the process."""
+    run_state.write_exit(config.run_dir, reason=sentence, code=code, step=step, rank=distributed.rank())
 
 
 def announce_two_passes(config: Config) -> None:
@@ -112,15 +122,14 @@ def announce_two_passes(config: Config) -> None:
         )
 
 
-def _prepare(config: Config, device: torch.device, watchdog: Watchdog) -> Loop:
+def _prepare(
+    config: Config, device: torch.device, watchdog: Watchdog, decisions: Decisions, newest: Path | None
+) -> Loop:
     """Opens data, network and the newest checkpoint; each part is a sign of progress."""
     run_dir = config.run_dir
     watchdog.mark("starting", 0)
     data = agreement.everywhere(lambda: _open_data(config))
     watchdog.mark("starting", 0)
-    decisions = Decisions(run_dir, global_batch_size=config.engine.global_batch_size)
-    _set_aside_superseded(run_dir, decisions)
-    newest = checkpoint.find_newest(run_dir)
     state = run_folder.read_state(newest) if newest else {}
     agreement.everywhere(lambda: check_data(config, data.signatures, state, decisions))
     watchdog.mark("starting", 0)
@@ -154,11 +163,18 @@ def _open_data(config: Config) -> RunData:
 def _set_aside_superseded(run_dir: Path, decisions: Decisions) -> None:
     """Ends a rewind that was decided by a process that died before it had gone back; a collective."""
 
-    def superseded() -> list[int]:
-        states = {
-            s: run_folder.read_state(run_folder.checkpoint_dir(run_dir, s)) for s in run_folder.committed_steps(run_dir)
-        }
-        return [step for step, state in states.items() if decisions.is_superseded(step, state["num_rewinds"])]
+    if not decisions.rewinds:
+        return
+
+    def superseded() -> bool:
+        # The newest comes first: a checkpoint made after the last rewind means that it was carried out.
+        for step in reversed(run_folder.committed_steps(run_dir)):
+            try:
+                state = run_folder.read_state(run_folder.checkpoint_dir(run_dir, step))
+            except CheckpointError:
+                continue  # damaged, which find_newest says and mends
+            return decisions.is_superseded(step, state["num_rewinds"])
+        return False
 
     if agreement.on_main(superseded):
         checkpoint.set_aside(run_dir, newer_than=decisions.rewinds[-1]["from_step"], suffix=checkpoint.REWOUND)

@@ -4,7 +4,6 @@ import pytest
 from made_checkpoints import add_checkpoint
 
 from avff.engine.checkpoint import find_newest, prune, set_aside
-from avff.errors import CheckpointError
 from avff.run_folder import COMMIT, FILES, checkpoint_dir, committed_steps
 
 
@@ -63,13 +62,13 @@ def test_the_last_the_best_and_every_nth_are_kept(tmp_path, keep, keep_every, le
     assert names(tmp_path) == [f"step-{step}" for step in left]
 
 
-def test_nothing_is_deleted_while_the_best_is_unknown(tmp_path):
-    for step in (1, 2, 3):
-        add_checkpoint(tmp_path, step, 0.5)
+def test_an_unreadable_checkpoint_is_set_aside_and_pruning_goes_on(tmp_path, caplog):
+    for step in (1, 2, 3, 4):
+        add_checkpoint(tmp_path, step, 0.9 if step == 2 else 0.5)
     (checkpoint_dir(tmp_path, 1) / "state.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"step-1/state.json: cannot be read"):
-        prune(tmp_path, keep=1, keep_every=0)
-    assert committed_steps(tmp_path) == [1, 2, 3]
+    prune(tmp_path, keep=1, keep_every=0)
+    assert names(tmp_path) == ["step-1.damaged", "step-2", "step-4"]
+    assert "step-1/state.json: cannot be read" in caplog.text
 
 
 def test_later_checkpoints_are_set_aside_and_can_be_saved_anew(tmp_path):

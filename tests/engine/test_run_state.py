@@ -4,6 +4,7 @@ import socket
 
 import pytest
 import torch
+from made_checkpoints import add_checkpoint
 
 from avff.config import load_config
 from avff.engine.append_log import read_lines
@@ -98,6 +99,16 @@ def test_a_loop_of_crashes_is_ended_and_says_how_to_go_on(tiny_config):
     open_run(tiny_config(faults={"max_failed_starts": 4}))
 
 
+def test_refusals_after_the_first_step_are_crashes(tiny_config):
+    """Such as a validation clip that cannot be read, before the checkpoint of its step: the next start ends there too."""
+    config = tiny_config(faults={"max_failed_starts": 2})
+    for _ in range(2):
+        open_run(config)
+        write_exit(config.run_dir, reason="no such clip", code=2, step=7)
+    with pytest.raises(TrainingError, match="no such clip"):
+        open_run(config)
+
+
 @pytest.mark.parametrize("code", [0, 75, 130, 2])
 def test_ends_that_are_no_crash_end_the_count(tiny_config, code):
     config = tiny_config(faults={"max_failed_starts": 2})
@@ -121,9 +132,7 @@ def test_a_new_checkpoint_ends_the_count(tiny_config):
 
 def test_starting_a_finished_run_again_leaves_its_exit(tiny_config):
     config = tiny_config()
-    last = checkpoint_dir(config.run_dir, config.optim.num_steps)
-    last.mkdir(parents=True)
-    (last / COMMIT).touch()
+    add_checkpoint(config.run_dir, config.optim.num_steps)
     for _ in range(2):
         assert run_stage(config, torch.device("cpu")) == 0
         end = read_exit(config.run_dir)

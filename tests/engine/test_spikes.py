@@ -84,3 +84,13 @@ def test_a_shorter_window_keeps_the_newest():
 def test_a_loss_that_is_not_finite_is_refused(loss):
     with pytest.raises(ValueError, match=f"loss {loss} is not finite"):
         SpikeDetector(FACTOR, WINDOW).check(loss)
+
+
+def test_a_lasting_jump_that_training_accepts_is_soon_no_spike():
+    detector = SpikeDetector(5.0, 20, [1.0 + 0.01 * (i % 3) for i in range(20)])
+    found = []
+    for _ in range(20):
+        found.append(detector.check(3.0))
+        if found[-1]:
+            detector.add(3.0)
+    assert found[0] and not found[-1]
