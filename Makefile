@@ -11,9 +11,9 @@ export OMP_NUM_THREADS ?= 1
 
 help:
 	@echo "make demo        generate data, train all three stages, evaluate, predict   (10 minutes on 2 cores)"
-	@echo "make test        the whole test suite                                       (10 minutes on 2 cores)"
+	@echo "make test        all tests but the long ones with real faults               (10 minutes on 2 cores)"
 	@echo "make test-quick  tests that neither train nor start processes               (2 minutes)"
-	@echo "make test-faults every fault at every moment, in real runs of two processes   (25 minutes on 2 cores)"
+	@echo "make test-faults every fault at every moment, in real runs of two processes (30 minutes on 2 cores)"
 	@echo "make lint        ruff and mypy"
 	@echo "make install     create $(VENV) and install avff with the versions of constraints.txt"
 
@@ -39,7 +39,7 @@ test-quick: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
 
 test-faults: $(INSTALLED)
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest -m faults
 	$(BIN)/python tests/faults/soak.py --kills 10
 
 lint: $(INSTALLED)

@@ -14,7 +14,7 @@ from avff.engine.metrics_log import TIMING_FIELDS
 from avff.run_folder import checkpoint_dir
 from avff.strict_yaml import to_dict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 GLOBAL_BATCH = CONTRASTIVE_GROUP = 12
 """Divides over 1, 2, 3 and 4 ranks."""

@@ -14,7 +14,7 @@ from avff.files import sha256_of
 from avff.run_folder import checkpoint_dir, committed_steps
 from avff.strict_yaml import to_dict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 STAGES, PRECISIONS = (0, 1, 2, 3), ("fp32", "bf16")
 NUM_STEPS = 5

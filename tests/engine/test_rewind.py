@@ -11,7 +11,7 @@ from avff.files import sha256_of
 from avff.run_folder import checkpoint_dir, committed_steps
 from avff.strict_yaml import to_dict
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 NUM_STEPS = 20
 SPIKE = 14

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from lost_writes import STRACE, Disk, Operation, policies, read_trace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 WORKER = Path(__file__).with_name("crash_worker.py")
 
 

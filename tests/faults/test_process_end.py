@@ -14,7 +14,7 @@ from harness import NUM_STEPS, TESTS, Training
 from avff.engine.append_log import read_lines
 from avff.run_folder import committed_steps
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 SCRIPT = TESTS.parent / "launch" / "torchrun.sh"
 
