@@ -76,7 +76,7 @@ def test_a_frozen_rank(cell, lab, moment):
 
 
 @moments("before_save")
-@pytest.mark.parametrize("signal", ["term", "usr2"])
+@pytest.mark.parametrize("signal", [pytest.param("term", marks=pytest.mark.faults), "usr2"])
 def test_a_signal_to_one_rank(cell, lab, moment, signal):
     cell.stop(cell.fault(signal, moment, rank=RANK[moment]))
     assert cell.exit["code"] == 75 and "stopped by" in cell.exit["reason"], cell.exit
@@ -85,7 +85,7 @@ def test_a_signal_to_one_rank(cell, lab, moment, signal):
     assert_as_undisturbed(cell, lab)
 
 
-@moments("start_up")
+@moments("before_save")
 def test_an_exception_in_one_rank(cell, lab, moment):
     log = cell.stop(cell.fault("fail", moment, rank=RANK[moment]))
     assert "RuntimeError: broken on purpose" in log
@@ -218,7 +218,7 @@ def test_a_video_that_cannot_be_decoded_is_replaced_as_a_damaged_one(cell, lab):
     assert final_files(cell) == final_files(lab.reference("damaged", damage_at_once))
 
 
-@moments()
+@moments("writing")
 def test_a_decode_that_hangs(cell, lab, moment):
     """The sample blocks in native code: it is given up, on all ranks, and stays so although it could be read later."""
     pipe = cell.folder / "pipe"

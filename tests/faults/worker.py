@@ -6,6 +6,7 @@ The product has no hooks for tests: functions of avff are wrapped here, in this 
 use them are imported. A fault that happened leaves its mark, so that no test passes because nothing went wrong.
 """
 
+import contextlib
 import dataclasses
 import glob
 import json
@@ -100,9 +101,10 @@ def flip(fault: Fault) -> None:
 
 
 def fill_disk(fault: Fault) -> None:
-    """Leaves less room than a checkpoint needs, and more than a few lines of a log."""
-    with open(fault.target, "wb") as ballast:
-        os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(fault.run_dir).free - 2**18)
+    """Leaves less room than a checkpoint needs; a save that is being written meanwhile may take the rest."""
+    with open(fault.target, "wb") as ballast, contextlib.suppress(OSError):
+        while shutil.disk_usage(fault.run_dir).free > 2**19:
+            os.posix_fallocate(ballast.fileno(), ballast.seek(0, os.SEEK_END), 2**18)
 
 
 def damage_sample(fault: Fault) -> None:
