@@ -27,7 +27,7 @@ from avff.data.selection import open_directories
 from avff.data.shards import open_directory, read_sample, write_manifest, write_shard
 from avff.data.stream import train_loader
 from avff.data.views import AVView
-from avff.errors import AvffError
+from avff.errors import AvffError, TrainingError
 from avff.files import write_durably
 from avff.media.synthetic import generate_general_videos
 from avff.strict_yaml import from_dict
@@ -41,9 +41,16 @@ Starts reading anew at each step, as a restarted run does: opens the shards, mak
 The order is arithmetic, so nothing is replayed and the ratio of the times is 1. Rounds alternate between the steps,
 since a busy machine would favour whichever comes first; the table gives medians.
 """
+CHECKPOINT_TEXT = """\
+Trains a stack of linear layers and saves it, with training going on meanwhile (overlap 1) and without (overlap 0), on
+each number of ranks over gloo or NCCL. blocked_ratio is the share of a save for which training stands still, and
+slower_steps how many times as long a step takes while files are written, which on a machine whose cores the ranks fill
+is the price of overlapping. A save is 16 bytes per parameter and the weight files another 8.
+"""
 EPILOG = """\
 examples:
   python tools/bench.py seek
+  python tools/bench.py checkpoint --parameters 100_000_000 --folder /scratch/bench
   python tools/bench.py seek --config configs/stage1_kinetics.yaml --steps 100 100000
 """
 
@@ -75,7 +82,38 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     seek.add_argument("--rounds", type=int, default=5, help="restarts per step (default 5)")
     seek.add_argument("--samples", type=int, default=2000, help="generated samples (default 2000)")
     seek.add_argument("--folder", type=Path, default=Path("runs/bench"), help="for generated shards and seek.json")
+    checkpoint = benchmarks.add_parser(
+        "checkpoint",
+        help="seconds for which a save holds up training, against its whole duration",
+        description=CHECKPOINT_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    checkpoint.set_defaults(run=bench_checkpoint)
+    checkpoint.add_argument("--parameters", type=int, default=20_000_000, help="default: 20 million")
+    checkpoint.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    checkpoint.add_argument("--saves", type=int, default=3, help="saves of each kind, medians are shown (default 3)")
+    checkpoint.add_argument("--folder", type=Path, default=Path("runs/bench"), help="disk to write to")
     return parser.parse_args(argv)
+
+
+# ------------------------------------------------------------------------------------------- checkpoint
+
+
+def bench_checkpoint(arguments: argparse.Namespace) -> str:
+    """Starts `bench_saves.py` for each number of ranks and returns the table."""
+    rows = []
+    for num_ranks in arguments.ranks:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
+        output = arguments.folder / f"saves-{num_ranks}.json"
+        words = [arguments.folder / "saves", output, arguments.parameters, arguments.saves]
+        worker = REPOSITORY / "tools" / "workers" / "bench_saves.py"
+        arguments.folder.mkdir(parents=True, exist_ok=True)
+        done = subprocess.run([sys.executable, *launcher, str(worker), *map(str, words)], check=False)
+        if done.returncode:
+            raise TrainingError(f"{worker.name} on {num_ranks} ranks ended with code {done.returncode}, see above")
+        rows += json.loads(output.read_text())
+    about = {"parameters": arguments.parameters, "saves": arguments.saves, "folder": str(arguments.folder)}
+    return write_report(arguments.folder / "checkpoint.json", rows, about)
 
 
 # ------------------------------------------------------------------------------------------- seek

@@ -1,4 +1,4 @@
-"""tools/bench.py seek from the command line: what it measures and writes, not how long it takes."""
+"""tools/bench.py from the command line: what it measures and writes, not how long it takes."""
 
 import json
 import sys
@@ -24,6 +24,17 @@ def test_seek_writes_a_row_per_step(tmp_path, capsys):
     assert {"processor", "cores", "python", "torch", "avff", "revision"} <= report["machine"].keys()
     text = capsys.readouterr().out
     assert "100000" in text and str(tmp_path / "seek.json") in text
+
+
+def test_checkpoint_writes_a_row_with_and_without_overlap(tmp_path):
+    arguments = ["checkpoint", "--folder", str(tmp_path), "--parameters", "2000000", "--ranks", "2", "--saves", "1"]
+    assert bench.main(arguments) == 0
+    rows = json.loads((tmp_path / "checkpoint.json").read_text())["rows"]
+    assert [(row["ranks"], row["overlap"]) for row in rows] == [(2, 1), (2, 0)]
+    for row in rows:
+        assert row["megabytes"] == pytest.approx(2 * (16 + 8), rel=0.01)  # weights, two moments, average; two files
+        assert row["blocked_ratio"] == pytest.approx(row["blocked_seconds"] / row["total_seconds"])
+    assert not (tmp_path / "saves").exists()
 
 
 def test_a_config_that_is_not_there_is_an_error(tmp_path, capsys):
