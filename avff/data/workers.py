@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from avff.data.handover import receive_value, socket_pair
+from avff.data.handover import allow_many_files, receive_value, socket_pair
 from avff.data.worker_process import SIGNALS, Failure, Job, Place, Slot, run_worker, task_message
 from avff.errors import TrainingError
 
@@ -43,7 +43,8 @@ def read_in_order(
 ) -> Generator[Any, None, None]:
     """Yields `job(item, slot)` for every item, in order.
 
-    Workers are forked at the first `next` and killed by `close`, at the end, and when this process or thread ends.
+    Workers are forked at the first `next` and killed by `close`, at the end, and when this process or thread ends. This
+    process's limit of open files is raised as far as it may be.
 
     Args:
         num_workers: processes; 0 reads in this one, where no time-out is possible. No effect on what comes.
@@ -60,6 +61,7 @@ def read_in_order(
         for item in items:
             yield job(item, slot)
         return
+    allow_many_files()
     pool = _Pool(job, timeout_seconds)
     try:
         yield from pool.results(items, min(num_workers, len(items)), prefetch)
