@@ -17,7 +17,10 @@ OVERRIDES_HELP = "config overrides, such as optim.learning_rate=1e-4 (lists and 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the process exit code: 0 done, 2 a mistake of the caller, 3 training stopped, 130 interrupted."""
+    """Runs one command; returns the process exit code: 0 done, or an error's (avff.errors.exit_code).
+
+    Under a launcher `avff train` ends the process itself (avff.engine.process); 75 there: saved, start the line again.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
