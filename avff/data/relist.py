@@ -4,16 +4,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from avff.data.shards import (
-    MANIFEST_NAME,
     ShardDirectory,
     local_directory,
-    open_directory,
+    manifest_of,
+    open_listed,
     read_manifest,
     read_shard_info,
     write_manifest,
 )
-from avff.errors import ShardError
-from avff.files import write_durably
 
 
 class Relisted(NamedTuple):
@@ -35,17 +33,13 @@ def relist(path: str | Path) -> Relisted:
 
     Raises:
         ShardError: a tar without its index or of another size, or the shards together are no valid directory, such as
-            a key twice; the manifest is then left as it was.
+            a key twice; the manifest is then not touched.
     """
     path = local_directory(path)
     before = read_manifest(path)
     infos = [read_shard_info(path, tar.name) for tar in sorted(path.glob("[!.]*.tar"))]
-    content = (path / MANIFEST_NAME).read_bytes()
-    try:
-        write_manifest(path, infos, build=before["build"], arguments=before["arguments"], rejects=before["rejects"])
-        directory = open_directory(path)
-    except ShardError:
-        write_durably(path / MANIFEST_NAME, content)
-        raise
+    origin = {name: before[name] for name in ("build", "arguments", "rejects")}
+    directory = open_listed(path, manifest_of(infos, **origin))
+    write_manifest(path, infos, **origin)
     old, new = {values["name"] for values in before["shards"]}, {info.name for info in infos}
     return Relisted(directory, sorted(new - old), sorted(old - new))

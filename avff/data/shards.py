@@ -106,14 +106,22 @@ def write_manifest(
     arguments: dict[str, Any],
     rejects: dict[str, int],
 ) -> None:
-    """Writes manifest.json, which makes the directory complete.
+    """Writes manifest.json, which makes the directory complete; arguments as for `manifest_of`."""
+    manifest = manifest_of(shards, build=build, arguments=arguments, rejects=rejects)
+    write_durably(directory / MANIFEST_NAME, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def manifest_of(
+    shards: list[ShardInfo], *, build: dict[str, Any], arguments: dict[str, Any], rejects: dict[str, int]
+) -> dict[str, Any]:
+    """Returns the content of manifest.json.
 
     Args:
         build: `avff.config.to_dict` of the BuildConfig that made the samples.
         arguments: how the builder was called, for the record.
         rejects: rejected sources per reason.
     """
-    manifest = {
+    return {
         "manifest_version": MANIFEST_VERSION,
         "builder_version": avff.__version__,
         "arguments": arguments,
@@ -122,7 +130,6 @@ def write_manifest(
         "rejects": rejects,
         "shards": [info._asdict() for info in sorted(shards)],
     }
-    write_durably(directory / MANIFEST_NAME, (json.dumps(manifest, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -160,7 +167,11 @@ def open_directory(path: str | Path) -> ShardDirectory:
             a group in two splits. All problems of one kind are reported together.
     """
     path = local_directory(path)
-    manifest = read_manifest(path)
+    return open_listed(path, read_manifest(path))
+
+
+def open_listed(path: Path, manifest: dict[str, Any]) -> ShardDirectory:
+    """Opens a shard directory as `open_directory` does, under a manifest that need not be on the disk."""
     shards = [ShardInfo(**values) for values in manifest["shards"]]
     _check_files(path, shards)
     rows: list[IndexRow] = []
