@@ -14,6 +14,7 @@ import json
 import os
 import re
 import tarfile
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ from avff.files import sync, write_durably
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_VERSION = 1
+READ_AGAIN_SECONDS = 1.0
+"""A file server that fails once (ESTALE, EIO) may answer after so long."""
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*\.tar")
 
 
@@ -223,17 +226,25 @@ def read_sample(directory: ShardDirectory, row: IndexRow) -> Sample:
     """Reads one sample by seeking to its range; stock webdataset parses it.
 
     Raises:
-        ReadError: the file system failed, which says nothing about the bytes.
+        ReadError: the file system failed twice, which says nothing about the bytes.
         ShardError: a member is missing or its crc32 differs, or the metadata is invalid.
     """
     path = directory.path / row.shard
     try:
-        with path.open("rb") as file:
-            file.seek(row.offset)
-            content = file.read(row.length)
-    except OSError as error:
-        raise ReadError(f"{path}: sample {row.key!r}: cannot be read: {error}") from error
+        content = _read_range(path, row)
+    except OSError:
+        time.sleep(READ_AGAIN_SECONDS)
+        try:
+            content = _read_range(path, row)
+        except OSError as error:
+            raise ReadError(f"{path}: sample {row.key!r}: cannot be read: {error}") from error
     return parse_sample(content, row, str(path))
+
+
+def _read_range(path: Path, row: IndexRow) -> bytes:
+    with path.open("rb") as file:
+        file.seek(row.offset)
+        return file.read(row.length)
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -6,9 +6,10 @@ import shutil
 import pytest
 import webdataset
 
+from avff.data import shards
 from avff.data.index import index_path
 from avff.data.shards import open_directory, read_sample, read_shard_info, write_manifest, write_shard
-from avff.errors import ShardError
+from avff.errors import ReadError, ShardError
 
 
 @pytest.fixture
@@ -140,8 +141,8 @@ def test_index_of_another_shard_is_refused(copied):
 
 
 def test_key_twice_in_a_directory(tmp_path, make_sample):
-    shards = [write_shard(tmp_path, f"shard-{i:06d}.tar", [make_sample("a")]) for i in range(2)]
-    write_manifest(tmp_path, shards, build={}, arguments={}, rejects={})
+    infos = [write_shard(tmp_path, f"shard-{i:06d}.tar", [make_sample("a")]) for i in range(2)]
+    write_manifest(tmp_path, infos, build={}, arguments={}, rejects={})
     with pytest.raises(ShardError, match=r"key 'a' is in shard-000000.tar and again in shard-000001.tar"):
         open_directory(tmp_path)
 
@@ -155,7 +156,8 @@ def test_group_in_two_splits(tmp_path, make_sample, write_directory):
         write_directory(tmp_path, samples)
 
 
-def test_flipped_bits_and_truncation_are_found_on_reading(copied):
+def test_flipped_bits_and_truncation_are_found_on_reading(copied, monkeypatch):
+    monkeypatch.setattr(shards, "READ_AGAIN_SECONDS", 0)
     directory = open_directory(copied)
     row, other = directory.rows[0], directory.rows[1]
     sound = next(member for member in row.members if member.name == "flac")
@@ -170,8 +172,17 @@ def test_flipped_bits_and_truncation_are_found_on_reading(copied):
     with pytest.raises(ShardError, match=r"copy or rebuild this shard|is missing"):
         read_sample(directory, row)
     (copied / row.shard).unlink()
-    with pytest.raises(ShardError, match="cannot be read"):
+    with pytest.raises(ReadError, match=r"cannot be read: .*No such file"):
         read_sample(directory, row)
+
+
+def test_a_file_system_that_fails_once_is_asked_again(copied, monkeypatch):
+    directory = open_directory(copied)
+    row = directory.rows[0]
+    expected = read_sample(directory, row)
+    (copied / row.shard).rename(copied / "away")
+    monkeypatch.setattr(shards.time, "sleep", lambda _: (copied / "away").rename(copied / row.shard))
+    assert read_sample(directory, row) == expected
 
 
 @pytest.mark.parametrize(
