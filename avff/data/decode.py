@@ -1,6 +1,10 @@
-"""Stored members to arrays: decord for our own short-GOP video, PyAV for FLAC; both on one thread."""
+"""Stored members to arrays: decord for our own short-GOP video, PyAV for FLAC; both on one thread.
+
+Bytes that do not decode are a ShardError; a machine without memory or threads to spare is a ReadError.
+"""
 
 import io
+import re
 
 import av
 import decord
@@ -8,7 +12,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from avff.errors import ShardError
+from avff.errors import ReadError, ShardError
+
+# As the system, C++ and FFmpeg (ENOMEM, EAGAIN) put it. `thread` alone is in decord's words about bad bytes too.
+_NO_MEMORY_OR_THREAD = re.compile(
+    r"cannot allocate memory|resource temporarily unavailable|bad_alloc|\(-1[12] vs", re.IGNORECASE
+)
 
 
 def decode_frames(data: bytes, frames: np.ndarray, num_frames: int, where: str) -> np.ndarray:
@@ -24,6 +33,7 @@ def decode_frames(data: bytes, frames: np.ndarray, num_frames: int, where: str) 
         uint8, (len(frames), height, width, 3), RGB.
 
     Raises:
+        ReadError: memory or threads ran out.
         ShardError: not decodable, or another number of frames.
     """
     try:
@@ -32,6 +42,8 @@ def decode_frames(data: bytes, frames: np.ndarray, num_frames: int, where: str) 
             raise ShardError(f"{where}: holds {len(reader)} frames, the metadata says {num_frames}; rebuild this shard")
         return reader.get_batch(frames.tolist()).asnumpy()
     except (decord.DECORDError, RuntimeError) as error:
+        if found := _NO_MEMORY_OR_THREAD.search(str(error)):
+            raise ReadError(f"{where}: video cannot be decoded on this machine now: {found[0]}") from error
         # Not in decord's words: they hold clock times, and depend on which of its threads is the first to fail.
         raise ShardError(f"{where}: video cannot be decoded; rebuild this shard") from error
 
@@ -43,6 +55,7 @@ def decode_sound(data: bytes, num_samples: int, sample_rate_hz: int, where: str)
         float32 in [-1, 1), (num_samples,).
 
     Raises:
+        ReadError: memory or another resource ran out.
         ShardError: not decodable, not mono 16 bit at the given rate, or another number of samples.
     """
     try:
@@ -56,6 +69,10 @@ def decode_sound(data: bytes, num_samples: int, sample_rate_hz: int, where: str)
                 )
             stream.codec_context.thread_count = 1
             chunks = [frame.to_ndarray().reshape(-1) for frame in container.decode(stream)]
+    except (OSError, MemoryError) as error:  # FFmpeg's too: bytes in memory give it no other cause for one
+        raise ReadError(
+            f"{where}: sound cannot be decoded on this machine now: {str(error) or 'out of memory'}"
+        ) from error
     except (av.FFmpegError, IndexError) as error:
         raise ShardError(f"{where}: sound cannot be decoded: {error}; rebuild this shard") from error
     found = sum(map(len, chunks))
