@@ -64,9 +64,11 @@ def rank_places(global_batch_size: int, group_size: int, rank: int, world_size: 
         ConfigError: groups do not tile the batch, or ranks do not share a group evenly.
     """
     if global_batch_size % group_size or group_size % world_size:
+        fitting = ", ".join(str(ranks) for ranks in range(1, group_size + 1) if group_size % ranks == 0)
         raise ConfigError(
             f"{world_size} ranks cannot share groups of {group_size} in a global batch of {global_batch_size}: the group "
-            "has to divide the batch and the ranks the group; change engine.global_batch_size or the number of ranks"
+            f"has to divide the batch and the ranks the group; use {fitting} ranks and an engine.global_batch_size that is "
+            f"a multiple of {group_size}"
         )
     places = np.arange(global_batch_size).reshape(-1, world_size, group_size // world_size)
     return places[:, rank].reshape(-1)
