@@ -289,7 +289,7 @@ class DataConfig:
     num_workers: int = 4
     """Loader processes per rank; 0 decodes in the training process. No effect on the order."""
     prefetch_steps: int = 4
-    """Steps that each worker prepares ahead."""
+    """Steps that each worker prepares ahead, 1 to 64."""
     accept_plan: str = ""
     """Go on although the shards changed: the first characters (8 or more) of the new plan's hash, which the refusal
     prints. A run whose shards did not change ignores it."""
@@ -299,7 +299,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}; 0 decodes in the training process")
-        _require(self.prefetch_steps > 0, f"data.prefetch_steps is {self.prefetch_steps}; it has to be positive")
+        _require(
+            1 <= self.prefetch_steps <= 64, f"data.prefetch_steps is {self.prefetch_steps}; it has to be from 1 to 64"
+        )
 
 
 # ------------------------------------------------------------------------------------------- optimisation, engine

@@ -99,6 +99,7 @@ def test_bad_overrides_are_refused(tmp_path, override):
         ({"pretrain": {"mask_input": True}}, "contrastive_level=clip"),
         ({"data": {"num_runs": 7}}, "divisors are 1, 2, 4, 8, 16, 32, 64"),
         ({"data": {"prefetch_steps": 0}}, "data.prefetch_steps is 0"),
+        ({"data": {"prefetch_steps": 65}}, "data.prefetch_steps is 65; it has to be from 1 to 64"),
         ({"data": {"num_workers": -1}}, "data.num_workers is -1"),
         ({"model": {"drop_path": 1.0}}, "model.drop_path is 1.0"),
         ({"logging": {"log_every_steps": 0}}, "logging.log_every_steps is 0"),

@@ -34,8 +34,6 @@ _REAP_SECONDS = 5.0
 _MAX_ATTEMPTS = 2
 _MAX_KILLS = 4
 _MAX_DEATHS = 5
-_MAX_PREFETCH = 64
-"""A socket holds some 200 messages; one more would make the parent wait for a worker that may hang."""
 
 
 def read_in_order(
@@ -48,7 +46,8 @@ def read_in_order(
 
     Args:
         num_workers: processes; 0 reads in this one, where no time-out is possible. No effect on what comes.
-        prefetch: items that each worker works on ahead.
+        prefetch: items that each worker works on ahead; at most 100, since a socket holds some 200 messages, and one more
+            would make this process wait for a worker that may hang.
         timeout_seconds: longest that one reading may take.
 
     Raises:
@@ -80,7 +79,7 @@ class _Pool:
         for number in range(num_workers):
             self.workers.append(_Worker(number))
             self._start(self.workers[number])
-        num_ahead = num_workers * min(prefetch, _MAX_PREFETCH)
+        num_ahead = num_workers * prefetch
         for number, item in enumerate(items[:num_ahead]):
             self.workers[number % num_workers].ask(item)
         for number in range(len(items)):
