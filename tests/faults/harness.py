@@ -1,35 +1,26 @@
 """Real training under torchrun that tests harm, start again and compare to the bit with a run that nothing happened to.
 
 A `Lab` holds little shards and the undisturbed runs; each test works in its own `Cell`, a folder with a copy of the
-shards, a config and a run. `Training` is one launch of `avff train`; leaving its `with` block leaves no process.
+shards, a config and a run.
 """
 
-import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[1]
-sys.path.insert(0, str(TESTS))  # for soak.py, which pytest does not start
+from launches import Training
+from made_samples import build_directory, build_sample
+from worker import Fault
 
-from made_samples import build_directory, build_sample  # noqa: E402
-from worker import Fault  # noqa: E402
-
-from avff import run_folder  # noqa: E402
-from avff.config import Config, load_config, save_config  # noqa: E402
-from avff.data.samples import Sample  # noqa: E402
-from avff.engine.append_log import read_lines  # noqa: E402
-from avff.engine.metrics_log import TIMING_FIELDS  # noqa: E402
-from avff.files import sha256_of  # noqa: E402
-from avff.strict_yaml import from_dict  # noqa: E402
+from avff import run_folder
+from avff.config import Config, load_config, save_config
+from avff.data.samples import Sample
+from avff.engine.append_log import read_lines
+from avff.engine.metrics_log import TIMING_FIELDS
+from avff.files import sha256_of
+from avff.strict_yaml import from_dict
 
 NUM_STEPS, SAVE_EVERY, BATCH = 12, 2, 4
 NUM_TRAIN_CLIPS, NUM_SHARDS = 40, 4
@@ -37,127 +28,6 @@ SAVE_STEP = 4
 """The save that faults happen around; one at step 2 is there before it."""
 LAUNCH_STATE = frozenset({"productive_seconds", "first_start_unix", "code_revision"})
 """Of a checkpoint's state, what differs between two launches of one run."""
-_MARKER = "AVFF_TEST_LAUNCH"
-
-
-# ------------------------------------------------------------------------------------------- processes
-
-
-class Training:
-    """One launch of `torchrun ... avff train CONFIG` with two ranks, in a session of its own.
-
-    Args:
-        faults: what is to go wrong in it; without any, the very command that users type.
-        overrides: of the config.
-    """
-
-    def __init__(
-        self, cell: "Cell", *, faults: Sequence[Fault] = (), overrides: Sequence[str] = (), num_ranks: int = 2
-    ):
-        self.cell = cell
-        self.num_ranks = num_ranks
-        self._id = f"{_MARKER}={uuid.uuid4().hex}"
-        number = len(list(cell.folder.glob("launch-*.log")))
-        self.log_path = cell.folder / f"launch-{number}.log"
-        program = ["-m", "avff"]
-        if faults:
-            path = cell.folder / f"faults-{number}.json"
-            path.write_text(json.dumps([dataclasses.asdict(fault) for fault in faults]))
-            program = [str(Path(__file__).with_name("worker.py")), str(path)]
-        # --standalone takes any free port: 29500 may belong to another run on this machine.
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-        command = [sys.executable, *torchrun, *program, "train", str(cell.config_path), *overrides]
-        with self.log_path.open("w") as log:
-            self.process = subprocess.Popen(
-                command,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                cwd=TESTS.parent,
-                env={**os.environ, "OMP_NUM_THREADS": "1", _MARKER: self._id.partition("=")[2]},
-            )
-
-    def __enter__(self) -> "Training":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        while pids := self.pids():
-            for pid in pids:
-                kill(pid)
-            time.sleep(0.05)
-        self.process.wait()
-
-    @property
-    def log(self) -> str:
-        return self.log_path.read_text(errors="replace")
-
-    def pids(self) -> list[int]:
-        """Returns every process of this launch that runs or is frozen, torchrun and loader workers included."""
-        marker = self._id.encode()
-        return [pid for pid in _all_pids() if marker in _read(f"/proc/{pid}/environ").split(b"\0")]
-
-    def rank_pids(self) -> dict[int, int]:
-        """Returns rank -> process number."""
-        ranks = {}
-        for pid in self.pids():
-            if _parent(pid) == self.process.pid:
-                values = dict(item.partition(b"=")[::2] for item in _read(f"/proc/{pid}/environ").split(b"\0"))
-                if b"RANK" in values:
-                    ranks[int(values[b"RANK"])] = pid
-        return ranks
-
-    def worker_pids(self) -> list[int]:
-        """Returns the loader workers of all ranks, which are forks of them."""
-        ranks = set(self.rank_pids().values())
-        children = [pid for pid in self.pids() if _parent(pid) in ranks]
-        return [pid for pid in children if _read(f"/proc/{pid}/cmdline") == _read(f"/proc/{_parent(pid)}/cmdline")]
-
-    def wait(self, seconds: float = 150) -> int:
-        """Waits for torchrun and returns its code, which tells no more than 0 or not."""
-        self.wait_for(lambda: self.process.poll() is not None, seconds)
-        return self.process.returncode
-
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 150) -> None:
-        """Waits until something is so.
-
-        Raises:
-            AssertionError: it did not come about while processes ran; with the end of the log.
-        """
-        for _ in _ticks(seconds):
-            if condition():
-                return
-        raise AssertionError(f"waited {seconds} s in vain\n{self.log[-6000:]}")
-
-
-def _ticks(seconds: float) -> Iterator[None]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        yield
-        time.sleep(0.05)
-
-
-def _all_pids() -> list[int]:
-    return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
-
-
-def _read(path: str) -> bytes:
-    """Returns a file of /proc; nothing for a process that is gone, or a zombie's environment."""
-    try:
-        return Path(path).read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
-        return b""
-
-
-def _parent(pid: int) -> int:
-    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
-    return int(fields[1]) if fields else 0
-
-
-def kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 # ------------------------------------------------------------------------------------------- folders
@@ -168,15 +38,18 @@ class Cell:
 
     Args:
         runs_dir: where the run goes, if not into the folder.
+        overrides: of the config, for all launches.
     """
 
-    def __init__(self, folder: Path, shards: Path, *, runs_dir: Path | None = None):
+    def __init__(self, folder: Path, shards: Path, *, runs_dir: Path | None = None, overrides: Sequence[str] = ()):
         self.folder = folder
         self.shards = folder / "shards"
         shutil.copytree(shards, self.shards)
         self.config_path = folder / "config.yaml"
         save_config(make_config(self.shards, runs_dir or folder / "runs"), self.config_path)
-        self.config = load_config(self.config_path)
+        self.config = load_config(self.config_path, overrides)
+        save_config(self.config, self.config_path)
+        self.num_steps = self.config.optim.num_steps
         self.run_dir = self.config.run_dir
 
     def fault(self, action: str, moment: str = "start_up", *, save_step: int = SAVE_STEP, **values: Any) -> Fault:
@@ -184,12 +57,12 @@ class Cell:
         return Fault(action, str(self.run_dir), str(mark), moment=moment, save_step=save_step, **values)
 
     def train(self, *faults: Fault, **keywords: Any) -> Training:
-        return Training(self, faults=faults, **keywords)
+        return Training(self.config_path, faults=faults, **keywords)
 
     def finish(self, *faults: Fault, **keywords: Any) -> str:
         """Trains to the end of the run; returns what was printed."""
         log = self._run_through(faults, keywords, lambda code: code == 0)
-        assert (self.exit["code"], self.exit["step"]) == (0, NUM_STEPS), log
+        assert (self.exit["code"], self.exit["step"]) == (0, self.num_steps), log
         return log
 
     def stop(self, *faults: Fault, **keywords: Any) -> str:
@@ -251,16 +124,21 @@ def make_config(shards: Path, runs_dir: Path) -> Config:
 
 
 class Lab:
-    """Shards and undisturbed runs, made when they are first asked for."""
+    """Shards and undisturbed runs, made when they are first asked for.
 
-    def __init__(self, folder: Path):
+    Args:
+        overrides: of the config of all cells.
+    """
+
+    def __init__(self, folder: Path, overrides: Sequence[str] = ()):
         self.folder = folder
+        self.overrides = overrides
         self._references: dict[str, Cell] = {}
 
     def cell(self, name: str, **keywords: Any) -> Cell:
         folder = self.folder / name
         folder.mkdir(parents=True)
-        return Cell(folder, self.shards, **keywords)
+        return Cell(folder, self.shards, overrides=self.overrides, **keywords)
 
     @property
     def shards(self) -> Path:
@@ -306,12 +184,12 @@ def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def final_files(cell: Cell) -> dict[str, str]:
     """Returns the sha256 of each file with tensors in the last checkpoint."""
-    directory = run_folder.checkpoint_dir(cell.run_dir, NUM_STEPS)
+    directory = run_folder.checkpoint_dir(cell.run_dir, cell.num_steps)
     return {str(path.relative_to(directory)): sha256_of(path) for path in directory.rglob("*.safetensors")}
 
 
 def _final_state(cell: Cell) -> dict[str, Any]:
-    path = run_folder.checkpoint_dir(cell.run_dir, NUM_STEPS) / run_folder.STATE
+    path = run_folder.checkpoint_dir(cell.run_dir, cell.num_steps) / run_folder.STATE
     state = json.loads(_placeless(cell, path.read_text()))
     return {name: value for name, value in state.items() if name not in LAUNCH_STATE}
 
