@@ -21,7 +21,8 @@ from avff.errors import AvffError, ReadError
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """What a worker does not heed."""
 
-_LIBC = ctypes.CDLL(None)
+# Looked up here and not in the fork: there, the dynamic linker's lock may be held by a thread that was not forked along.
+_PRCTL = ctypes.CDLL(None).prctl
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _SLOT_BYTES = 1 << 14  # a path has up to 4096 bytes
 _TASK_BYTES = 1 << 17
@@ -142,14 +143,16 @@ def _answer(job: Job, item: int, connection: socket.socket, slot: Slot) -> None:
 
 def _settle(number: int, parent: int, signal_mask: set) -> None:
     """Makes a fork of a training process fit for reading."""
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # First of all: the collector would write to, and so copy, every page of the plan's millions of rows, and end objects
+    # of the parent whose threads are not here.
+    gc.freeze()
+    _PRCTL(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above
         os._exit(0)
     # Signals go to the whole process group; the training process decides what they mean and ends its workers by KILL.
     for signal_number in SIGNALS:
         signal.signal(signal_number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
-    _LIBC.prctl(_PR_SET_NAME, f"avff-data-{number}".encode())
-    torch.set_num_threads(1)
-    # The collector would write to, and so copy, every page of the plan's millions of rows.
-    gc.freeze()
+    _PRCTL(_PR_SET_NAME, f"avff-data-{number}".encode())
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
