@@ -10,8 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import Lab, Training
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # pytest does it for tests
+from harness import Lab
+from launches import Training
 
 SHORT = ("optim.num_steps=2", "optim.warmup_steps=1", "logging.wandb=offline")  # its threads are part of the end
 

@@ -9,14 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import NUM_STEPS, TESTS, Training
+from harness import NUM_STEPS
+from launches import Training
 
 from avff.engine.append_log import read_lines
 from avff.run_folder import committed_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
-SCRIPT = TESTS.parent / "launch" / "torchrun.sh"
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "launch" / "torchrun.sh"
 
 
 def rank_codes(log: str) -> set[int]:
@@ -58,7 +60,7 @@ def test_term_to_the_launch_script_saves_and_waits(lab):
     command = [str(SCRIPT), str(cell.config_path), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PROCESSES": "2"}
     with (cell.folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=TESTS.parent)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
     try:
         while not has_lines(cell.run_dir / "metrics.jsonl"):
             assert process.poll() is None, (cell.folder / "log").read_text()
