@@ -22,7 +22,7 @@ SHORT = ("optim.num_steps=2", "optim.warmup_steps=1", "logging.wandb=offline")  
 def start_once(lab: Lab, number: int) -> str:
     """Returns what was unclean about one start, nothing when nothing was."""
     cell = lab.cell(f"start-{number}")
-    with Training(cell, overrides=SHORT) as training:
+    with Training(cell.config_path, overrides=SHORT) as training:
         code = training.wait()
         log = training.log
     if code != 0 or cell.exit["code"] != 0:

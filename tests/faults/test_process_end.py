@@ -45,7 +45,7 @@ def test_a_run_ends_with_0_and_compiles_nothing(lab, monkeypatch, tmp_path):
 )
 def test_a_refusal_is_printed_once_and_every_rank_ends_with_2(lab, override, sentence):
     cell = lab.cell(re.sub(r"\W+", "_", override))
-    with Training(cell, overrides=[override]) as training:
+    with Training(cell.config_path, overrides=[override]) as training:
         assert training.wait() == 1
         log = training.log
     assert [line.startswith("avff train: ") for line in log.splitlines() if sentence in line] == [True], log
