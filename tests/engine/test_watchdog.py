@@ -11,7 +11,7 @@ import pytest
 
 from avff.engine.watchdog import Watchdog
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 WORKER = Path(__file__).parent / "workers" / "watched_worker.py"
 HANG_SECONDS = 8

@@ -193,7 +193,7 @@ def assert_bad_key_was_replaced(cell: Cell, reason: str) -> None:
     assert all(reason in line["reason"] for line in cell.ledger)
 
 
-@moments("before_save")
+@moments()
 def test_a_damaged_video(cell, lab, moment):
     """Damaged before the start, and killed after it was met once; or damaged while the run goes on."""
     reference = lab.reference("damaged", damage_at_once)
