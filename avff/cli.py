@@ -4,14 +4,18 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from avff import __version__
+from avff import __version__, launched
 from avff.config import load_config
 from avff.errors import AvffError, ConfigError, MediaError, describe, exit_code
+
+SPEAKING_SECONDS = 30.0
+"""What another process of this machine may take, starting included, to say what is wrong."""
 
 OVERRIDES_HELP = "config overrides, such as optim.learning_rate=1e-4 (lists and text as in YAML)"
 
@@ -23,17 +27,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    launched.adopt_slurm_environment()
     try:
         return options.run(options) or 0
     except (AvffError, KeyboardInterrupt) as error:
         if _speaks():
             print(f"avff {options.command}: {describe(error)}", file=sys.stderr)
+        else:
+            _let_the_first_speak()
+        launched.note_exit_code(exit_code(error))
         return exit_code(error)
 
 
 def _speaks() -> bool:
     """False in all but the first process that a launcher starts on a machine: all read the same config and refuse it."""
     return os.environ.get("LOCAL_RANK", "0") == "0"  # not from avff.distributed, which imports torch
+
+
+def _let_the_first_speak() -> None:
+    """Waits for the launcher's TERM, sent once the first process has spoken and ended; sooner, it would cut that short."""
+    signals = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    signal.sigtimedwait(signals, SPEAKING_SECONDS)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -408,7 +408,7 @@ class FaultsConfig:
     hang_seconds: float = 600.0
     """A rank without progress for so long is named and the run ends; collectives time out after twice as long."""
     max_failed_starts: int = 5
-    """Crashes in a row without a new checkpoint after which further starts are refused."""
+    """Starts in a row that left no new checkpoint (crashed, hung, killed, told to stop) after which another is refused."""
 
     def __post_init__(self) -> None:
         fraction = self.max_substituted_fraction

@@ -8,6 +8,7 @@
     ├── CheckpointError   a run folder, checkpoint or weight file is missing, torn or of another model (also ValueError)
     ├── EvaluationError   scores are incomplete, doubled, or were made for something else           (also ValueError)
     └── TrainingError     training cannot go on: non-finite numbers, too many bad samples           (also RuntimeError)
+        └── LostRankError     another rank died or hangs; a new start may go better
 
 A message says what is wrong, where, both values, and what to write instead. It is printed without a
 traceback, and `exit_code` says with which code the process ends.
@@ -55,11 +56,40 @@ class TrainingError(AvffError, RuntimeError):
     """Training has to stop; the message names step, value and keys."""
 
 
+class LostRankError(TrainingError):
+    """Another rank died, or keeps the others waiting; the message names it."""
+
+
+REFUSED_EXIT_CODE = 2
+STOPPED_EXIT_CODE = 3
+LOST_RANK_EXIT_CODE = 4
+PREEMPTED_EXIT_CODE = 75
+"""EX_TEMPFAIL: the run was saved and wants to be started again."""
+INTERRUPTED_EXIT_CODE = 130
+
+
 def exit_code(error: BaseException) -> int:
-    """Returns 2 for what the caller can mend, 3 where training stopped, 130 for an interruption, 1 for a bug of ours."""
+    """Returns the code that a process ends with because of an error.
+
+    2: refused, for the caller to mend. 3: training stopped itself. 4: another rank died or hangs. 130: interrupted.
+    1: a bug of ours.
+    """
+    if isinstance(error, LostRankError):
+        return LOST_RANK_EXIT_CODE
+    if isinstance(error, TrainingError):
+        return STOPPED_EXIT_CODE
     if isinstance(error, AvffError):
-        return 3 if isinstance(error, TrainingError) else 2
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+        return REFUSED_EXIT_CODE
+    return INTERRUPTED_EXIT_CODE if isinstance(error, KeyboardInterrupt) else 1
+
+
+def is_final(code: int) -> bool:
+    """Whether starting `avff train` again after this code is of no use until somebody has looked.
+
+    All else wants another start: saved and stopped (75), a lost rank (4), a crash (1, or death by a signal). A loop of
+    crashes ends all the same, because after `faults.max_failed_starts` of them `avff train` refuses with code 3.
+    """
+    return code in (0, REFUSED_EXIT_CODE, STOPPED_EXIT_CODE, INTERRUPTED_EXIT_CODE)
 
 
 def describe(error: BaseException) -> str:

@@ -7,6 +7,8 @@ decisions.jsonl             what later processes have to repeat (avff.engine.dec
 data.json                   the shards that are read (avff.engine.plan_record)
 exit.json                   reason, code, step, rank, host: how the last launch ended (avff.engine.run_state)
 starts.jsonl                one line per launch, with how the one before it ended
+lock                        held while a launch trains here; who does (avff.run_lock)
+job.json, jobs/             of the newest job that a scheduler was given, and what it printed (launch/)
 panels/step-N.png           reconstructions
 checkpoints/step-N/
     weights.safetensors     consolidated fp32 weights, with a JSON sidecar

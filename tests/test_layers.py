@@ -20,7 +20,9 @@ ROOMS = {
     "seeding": set(),
     "files": set(),
     "distributed": {"errors"},
+    "launched": set(),
     "run_folder": {"errors", "config", "strict_yaml", "files"},
+    "run_lock": {"errors"},
     "media": NOUNS - {"batch"},
     "data": NOUNS,
     "building": NOUNS | {"media", "data"},
@@ -32,7 +34,9 @@ ROOMS = {
     "inference": NOUNS | {"run_folder", "media", "data", "building", "preprocess", "models", "evaluation"},
     "engine": NOUNS
     | {
+        "launched",
         "run_folder",
+        "run_lock",
         "checkpoint_files",
         "distributed",
         "data",

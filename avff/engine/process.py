@@ -11,7 +11,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from avff import distributed
+from avff import distributed, launched
 from avff.config import Config
 from avff.engine.signals import STOP_SIGNALS
 from avff.errors import AvffError, describe, exit_code
@@ -92,6 +92,7 @@ def _ignore_signals() -> None:
 
 def _leave(code: int) -> None:
     if distributed.is_launched():
+        launched.note_exit_code(code)
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()

@@ -10,8 +10,7 @@ from typing import Any
 from avff import run_folder
 from avff.config import Config, load_config, save_config
 from avff.engine import decisions, starts
-from avff.engine.signals import PREEMPTED_EXIT_CODE
-from avff.errors import ConfigError
+from avff.errors import PREEMPTED_EXIT_CODE, ConfigError
 from avff.files import durable, sync, write_durably
 from avff.strict_yaml import flatten
 

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from avff import launched
+from avff.errors import INTERRUPTED_EXIT_CODE
+
 logger = logging.getLogger(__name__)
-
-PREEMPTED_EXIT_CODE = 75
-"""EX_TEMPFAIL: the run was saved and wants to be started again."""
-
-INTERRUPTED_EXIT_CODE = 130
 
 SAME_KEYPRESS_SECONDS = 1.0
 """The terminal and torchrun both pass one Ctrl-C on, so each rank gets it twice."""
@@ -90,6 +88,7 @@ class StopFlag:
                         words = "interrupted while native code did not return"
                         sys.stderr.write(f"avff train: {words}\n")
                         self.on_stuck(words)
+                        launched.note_exit_code(INTERRUPTED_EXIT_CODE)
                         os._exit(INTERRUPTED_EXIT_CODE)
 
     def _receive(self, number: int, _: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 import gc
 import logging
 import subprocess
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,16 +20,24 @@ from avff.engine.loop import Loop, RunFacts
 from avff.engine.origin import Origin, continue_from, start_from
 from avff.engine.plan_record import check_data
 from avff.engine.run_data import RunData
-from avff.engine.signals import INTERRUPTED_EXIT_CODE, PREEMPTED_EXIT_CODE, StopFlag
+from avff.engine.signals import StopFlag
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater
 from avff.engine.validation import Validator
-from avff.engine.watchdog import HANG_EXIT_CODE, Watchdog
-from avff.errors import CheckpointError, describe, exit_code
+from avff.engine.watchdog import Watchdog
+from avff.errors import (
+    INTERRUPTED_EXIT_CODE,
+    LOST_RANK_EXIT_CODE,
+    PREEMPTED_EXIT_CODE,
+    CheckpointError,
+    describe,
+    exit_code,
+)
 from avff.models.transformer import Block
 from avff.models.weights import make_sidecar
 from avff.objectives import build_objective
 from avff.preprocess import Preprocess
+from avff.run_lock import claim
 
 logger = logging.getLogger(__name__)
 
@@ -51,14 +60,20 @@ def train(config: Config) -> int:
 def run_stage(config: Config, device: torch.device) -> int:
     """`train` inside a started process group; however it ends after the run folder was opened, exit.json is there."""
     opened = False
+
+    def open_run() -> None:
+        held.enter_context(claim(config.run_dir))
+        run_state.open_run(config)
+
     # The flag outermost: a launcher sends TERM to the ranks that are left, and they have to say why they end.
     with (
+        ExitStack() as held,
         StopFlag(time_limit_seconds=60 * config.engine.time_limit_minutes) as stop,
-        Watchdog(config.faults.hang_seconds, partial(_note_end, config, HANG_EXIT_CODE)) as watchdog,
+        Watchdog(config.faults.hang_seconds, partial(_note_end, config, LOST_RANK_EXIT_CODE)) as watchdog,
     ):
         try:
             config.accumulation_steps(distributed.world_size())  # refuses what does not divide before anything is made
-            agreement.on_main(lambda: run_state.open_run(config))
+            agreement.on_main(open_run)
             opened = True
             return _run_opened(config, device, watchdog, stop)
         except BaseException as error:
@@ -217,8 +232,11 @@ def _sidecar(config: Config, data: RunData, origin: Origin) -> dict[str, Any]:
 
 
 def _code_revision() -> str | None:
-    """Returns the commit of the checkout, None for an installed package."""
-    command = ["git", "-C", str(Path(avff.__file__).parent), "rev-parse", "HEAD"]
+    """Returns the commit of the checkout, None for an installed package; a launcher's copy of the code names its own."""
+    root = Path(avff.__file__).parents[1]
+    if (root / "REVISION").is_file():
+        return (root / "REVISION").read_text().strip()
+    command = ["git", "-C", str(root), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

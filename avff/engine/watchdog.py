@@ -14,13 +14,11 @@ from typing import NamedTuple
 
 import torch.distributed as dist
 
-from avff import distributed
+from avff import distributed, launched
 from avff.engine import verdict
 from avff.engine.messenger import SILENT_BEATS, Messenger
 from avff.engine.notices import PHASES, Notice, NoticeBoard, Place
-from avff.errors import TrainingError, describe
-
-HANG_EXIT_CODE = 3
+from avff.errors import LOST_RANK_EXIT_CODE, LostRankError, describe
 
 RECORD_SECONDS = 10.0
 """Longest that writing down a hang may take."""
@@ -55,7 +53,7 @@ class Watchdog:
 
     Args:
         hang_seconds: longest time between two marks of one rank.
-        on_hang: gets sentence and step when the run is ended for hanging, just before the process exits with code 3;
+        on_hang: gets sentence and step when the run is ended for hanging, just before the process exits with code 4;
             it is called from a thread.
     """
 
@@ -146,7 +144,8 @@ class Watchdog:
         if self._messenger:
             # Rank 0 holds the notices: it stays until every rank that waits has read this one.
             time.sleep(3 * self._beat_seconds)
-        os._exit(HANG_EXIT_CODE)
+        launched.note_exit_code(LOST_RANK_EXIT_CODE)
+        os._exit(LOST_RANK_EXIT_CODE)
 
     # --------------------------------------------------------------------------------------- errors
 
@@ -185,12 +184,12 @@ class Watchdog:
         told = any(other.kind in ("stopped", "hang") for other in messenger.others())
         if not messenger.is_answered:
             # Without rank 0, no rank can see which others are left: the next one speaks.
-            error = TrainingError(verdict.about_silent_board(messenger.notices[0]))
+            error = LostRankError(verdict.about_silent_board(messenger.notices[0]))
             return LastWords(error, speaks=not told and distributed.rank() == 1, alone=False)
         named, lost = sentence(), [other.rank for other in messenger.others() if other.kind == "lost"]
         messenger.leave()
         return LastWords(
-            TrainingError(named) if named else error,
+            LostRankError(named) if named else error,
             speaks=not told and distributed.rank() == min([distributed.rank(), *lost]),
             alone=not named,
         )

@@ -109,14 +109,24 @@ def test_refusals_after_the_first_step_are_crashes(tiny_config):
         open_run(config)
 
 
-@pytest.mark.parametrize("code", [0, 75, 130, 2])
-def test_ends_that_are_no_crash_end_the_count(tiny_config, code):
+@pytest.mark.parametrize("code", [0, 130, 2])
+def test_ends_that_are_wanted_end_the_count(tiny_config, code):
     config = tiny_config(faults={"max_failed_starts": 2})
     crash(config, "one")
     open_run(config)
     write_exit(config.run_dir, reason="another end", code=code, step=0)
     crash(config, "two")
     open_run(config)
+
+
+def test_being_stopped_before_anything_is_saved_counts(tiny_config):
+    """Such as a time limit that is over before the first step is: the queue would be kept busy for nothing."""
+    config = tiny_config(faults={"max_failed_starts": 2})
+    for _ in range(2):
+        open_run(config)
+        write_exit(config.run_dir, reason="stopped by time limit of 1 min on rank 0", code=75, step=0)
+    with pytest.raises(TrainingError, match=r"the last 2 starts .* after step 0, .* time limit"):
+        open_run(config)
 
 
 def test_a_new_checkpoint_ends_the_count(tiny_config):

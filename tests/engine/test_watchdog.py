@@ -39,20 +39,20 @@ def said(case: Path) -> str:
 @pytest.mark.parametrize(
     ("case", "codes", "sentence"),
     [
-        ("frozen:0", [None, 3], r"rank 0 \(host .*\) does not answer: frozen, killed"),
-        ("frozen:1", [3, None], r"rank 1 \(host .*\) has shown no sign of life for 8 s: .* at step 3, reading data"),
-        ("killed:0", [-9, 3], r"rank 0 \(host .*\) does not answer: frozen, killed"),
-        ("killed:1", [3, -9], r"rank 1 \(host .*\) has gone: killed, .* at step 3, reading data"),
-        ("stuck:0", [3, 3], r"rank 0 .* no progress for 8 s: step 3, reading data; rank 1 .* step 3, computing"),
-        ("stuck:1", [3, 3], r"rank 1 .* no progress for 8 s: step 3, reading data; rank 0 .* step 3, computing"),
-        ("waiting:all", [3, 3], r"no rank has made progress for 8 s: all 2 are at step 3, reading data"),
-        ("alone:0", [3], r"no progress for 8 s: step 3, reading data"),
+        ("frozen:0", [None, 4], r"rank 0 \(host .*\) does not answer: frozen, killed"),
+        ("frozen:1", [4, None], r"rank 1 \(host .*\) has shown no sign of life for 8 s: .* at step 3, reading data"),
+        ("killed:0", [-9, 4], r"rank 0 \(host .*\) does not answer: frozen, killed"),
+        ("killed:1", [4, -9], r"rank 1 \(host .*\) has gone: killed, .* at step 3, reading data"),
+        ("stuck:0", [4, 4], r"rank 0 .* no progress for 8 s: step 3, reading data; rank 1 .* step 3, computing"),
+        ("stuck:1", [4, 4], r"rank 1 .* no progress for 8 s: step 3, reading data; rank 0 .* step 3, computing"),
+        ("waiting:all", [4, 4], r"no rank has made progress for 8 s: all 2 are at step 3, reading data"),
+        ("alone:0", [4], r"no progress for 8 s: step 3, reading data"),
     ],
 )
 def test_the_rank_that_keeps_the_others_waiting_is_named(cases, case, codes, sentence):
     assert json.loads((cases / case / "codes.json").read_text()) == codes
     end = json.loads((cases / case / "exit.json").read_text())
-    assert re.match(sentence, end["reason"]) and (end["code"], end["step"]) == (3, 3)
+    assert re.match(sentence, end["reason"]) and (end["code"], end["step"]) == (4, 3)
     assert {line.removeprefix("avff train: ") for line in said(cases / case).splitlines()} == {end["reason"]}
 
 
@@ -73,7 +73,7 @@ def test_a_rank_0_that_was_frozen_for_long_is_in_touch_again(cases):
     assert re.match(r"rank 0 .* no progress for 8 s: step 5, reading data; rank 1 .* step 5, computing", end["reason"])
 
 
-@pytest.mark.parametrize(("case", "codes"), [("raising:0", [1, 3]), ("raising:1", [3, 1])])
+@pytest.mark.parametrize(("case", "codes"), [("raising:0", [1, 4]), ("raising:1", [4, 1])])
 def test_an_error_of_one_rank_is_printed_by_it_alone(cases, case, codes):
     assert json.loads((cases / case / "codes.json").read_text()) == codes
     end = json.loads((cases / case / "exit.json").read_text())

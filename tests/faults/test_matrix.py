@@ -67,7 +67,7 @@ def test_a_frozen_rank(cell, lab, moment):
     rank = RANK[moment]
     with cell.train(cell.fault("freeze", moment, rank=rank), overrides=["faults.hang_seconds=12"]) as training:
         training.wait_for((cell.run_dir / "exit.json").exists)
-        assert cell.exit["code"] == 3
+        assert cell.exit["code"] == 4
         assert re.match(rf"rank {rank} \(host .*(no sign of life|does not answer)", cell.exit["reason"]), cell.exit
         training.wait_for(lambda: 1 - rank not in training.rank_pids(), seconds=30)
         assert cell.exit["reason"] in training.log

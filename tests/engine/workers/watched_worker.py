@@ -34,9 +34,9 @@ import torch.distributed as dist
 from avff import distributed
 from avff.config import Config, EngineConfig, FaultsConfig
 from avff.engine import notices, process, run_state
-from avff.engine.signals import PREEMPTED_EXIT_CODE, StopFlag
-from avff.engine.watchdog import HANG_EXIT_CODE, Watchdog
-from avff.errors import ConfigError, describe, exit_code
+from avff.engine.signals import StopFlag
+from avff.engine.watchdog import Watchdog
+from avff.errors import LOST_RANK_EXIT_CODE, PREEMPTED_EXIT_CODE, ConfigError, describe, exit_code
 
 FAULTY_STEP, LATER_STEP = 3, 5
 LONGEST_CASE_SECONDS = 60
@@ -48,7 +48,7 @@ def train(run_dir: Path, hang_seconds: float, fault: str) -> None:
     process.start(Config(name="watched", stage="pretrain", engine=engine, faults=faults))
 
     def on_hang(sentence: str, step: int) -> None:
-        run_state.write_exit(run_dir, reason=sentence, code=HANG_EXIT_CODE, step=step, rank=distributed.rank())
+        run_state.write_exit(run_dir, reason=sentence, code=LOST_RANK_EXIT_CODE, step=step, rank=distributed.rank())
 
     # The flag outermost: a launcher sends TERM to the others as soon as one rank is gone.
     with StopFlag(), Watchdog(hang_seconds, on_hang) as watchdog:
