@@ -52,25 +52,24 @@ class Result(NamedTuple):
         return self.rows[0].label
 
 
-def write_page(path: Path, results: Sequence[Result], *, title: str, notes: Sequence[str] = ()) -> None:
+def write_page(path: Path, results: Sequence[Result], *, title: str) -> None:
     """Writes the page of one or more detectors on the same clips, whole or not at all.
 
     Args:
         results: the first is the page's subject; the others are drawn beside it.
-        notes: sentences for the hazards section, besides those of the summaries.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_durably(path, render_page(results, title=title, notes=notes).encode())
+    write_durably(path, render_page(results, title=title).encode())
 
 
-def render_page(results: Sequence[Result], *, title: str, notes: Sequence[str] = ()) -> str:
+def render_page(results: Sequence[Result], *, title: str) -> str:
     """Returns the page as HTML text."""
     main = results[0]
     sections = [
         f"<h1>{_text(title)}</h1>",
         f'<p class="sub">{_text(_counts(main.summary))}</p>',
         _section("Result", _headline(results)),
-        _section("Read with care", _hazards(results, notes)),
+        _section("Read with care", _hazards(results)),
         _section("Curves", _curves(results)),
         _section("By category and method", _breakdown(main.summary)),
         _section("Worst mistakes", _mistakes(main.rows)),
@@ -112,8 +111,8 @@ def _headline(results: Sequence[Result]) -> str:
     return _table(header, lines) + caption
 
 
-def _hazards(results: Sequence[Result], notes: Sequence[str]) -> str:
-    sentences = dict.fromkeys([*notes, *(hazard for result in results for hazard in result.summary["hazards"])])
+def _hazards(results: Sequence[Result]) -> str:
+    sentences = dict.fromkeys(hazard for result in results for hazard in result.summary["hazards"])
     missing = results[0].summary["expected"] - results[0].summary["scored"]
     warnings = [f"{missing} clips are missing, so these numbers describe a part of the split."] if missing else []
     found = [*warnings, *sentences]

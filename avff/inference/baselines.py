@@ -64,7 +64,6 @@ def evaluate_baselines(
     shards: Sequence[Path],
     output: Path,
     *,
-    train_shards: Sequence[Path] | None = None,
     train_split: str = "train",
     test_split: str = "test",
     num_seeds: int = 5,
@@ -77,18 +76,16 @@ def evaluate_baselines(
 
     Args:
         config: clip and model of the untrained network.
-        shards: directories that hold the test split.
-        train_shards: directories that hold the training split; None: `shards` hold it too.
+        shards: directories that hold both splits.
 
     Raises:
         ShardError: a directory or sample is broken; the baselines leave nothing out.
         EvaluationError: a split is empty, or the training clips are all of one class.
     """
     directories = [open_directory(path) for path in shards]
-    train_directories = directories if train_shards is None else [open_directory(path) for path in train_shards]
     networks = RandomFeatures(config, range(num_seeds), choose_device(device))
     read = partial(_read_features, networks=networks, batch_size=batch_size, num_workers=num_workers, progress=progress)
-    train = [one for one in read(select_split(train_directories, train_split)) if _is_usable(one)]
+    train = [one for one in read(select_split(directories, train_split)) if _is_usable(one)]
     test = read(select_split(directories, test_split))
     metadata_rows = _metadata_rows(config.name, train, test)
     probe_rows = [_probe_rows(config.name, train, test, seed) for seed in range(num_seeds)]

@@ -29,10 +29,6 @@ class FacePath:
         return len(self.boxes_T4)
 
     @property
-    def stop_frame(self) -> int:
-        return self.first_frame + self.num_frames
-
-    @property
     def centres(self) -> np.ndarray:
         return (self.boxes_T4[:, :2] + self.boxes_T4[:, 2:]) / 2
 

@@ -50,7 +50,9 @@ def test_worst_mistakes_are_sorted_by_confidence(result):
 
 
 def test_hazards_notes_and_missing_clips_are_shown(result):
-    page = render_page([result(missing=2)], title="x", notes=["Leak: somebody"])
+    one = result(missing=2)
+    one.summary["hazards"].append("Leak: somebody")
+    page = render_page([one], title="x")
     assert "2 clips are missing" in page and "Leak: somebody" in page
     assert "1 of 101 clips are undecided (1 of them fake)" in page
 

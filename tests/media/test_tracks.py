@@ -55,7 +55,7 @@ def test_track_is_interpolated_and_held_to_near_borders():
     track = LinkedTrack([seen(t, 100 * t) for t in (0.3, 0.8, 1.2)])
     path = lay_on_frames(track, np.arange(0, 3, 0.1), smooth_seconds=0.0, frame_seconds=0.1, look_seconds=0.1)
     assert path.first_frame == 0  # 0.3 s from the start: held
-    assert path.stop_frame == 13  # 1.8 s before the end: ends with its last detection
+    assert path.num_frames == 13  # 1.8 s before the end: ends with its last detection
     assert path.boxes_T4[[0, 3, 5, 12], 0] == pytest.approx([30, 30, 50, 120])
     assert np.flatnonzero(path.detected_T).tolist() == [3, 8, 12]
 
