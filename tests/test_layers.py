@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOUNS = {"errors", "schema", "batch", "config", "build_config", "strict_yaml", "seeding", "files"}
+NOUNS = {"errors", "schema", "batch", "config", "build_config", "strict_yaml", "seeding", "files", "json_lines"}
 # room: the rooms of avff that it may import (besides itself)
 ROOMS = {
     "errors": set(),
@@ -19,6 +19,7 @@ ROOMS = {
     "batch": set(),
     "seeding": set(),
     "files": set(),
+    "json_lines": {"errors"},
     "distributed": {"errors"},
     "launched": set(),
     "run_folder": {"errors", "config", "strict_yaml", "files"},
@@ -32,6 +33,7 @@ ROOMS = {
     "objectives": NOUNS | {"distributed", "models"},
     "evaluation": NOUNS | {"distributed"},
     "inference": NOUNS | {"run_folder", "media", "data", "building", "preprocess", "models", "evaluation"},
+    "report": {"errors", "config", "strict_yaml", "files", "json_lines", "run_folder", "run_lock"},
     "engine": NOUNS
     | {
         "launched",

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from avff.errors import CheckpointError
 from avff.files import sync
+from avff.json_lines import parse
+from avff.json_lines import read_lines as read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +67,6 @@ class AppendLog:
         self._waiting = b""
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the lines of a file, nothing where there is none; a torn end is left out.
-
-    Raises:
-        CheckpointError: a line within the file is not JSON, which no crash leaves behind.
-    """
-    return [record for record, _ in _parse(path)]
-
-
 def truncate(path: Path, resume_step: int | None = None) -> None:
     """Removes a torn end and, given a step, every line from the first one on whose `step` is after it.
 
@@ -83,35 +75,10 @@ def truncate(path: Path, resume_step: int | None = None) -> None:
     if not path.is_file():
         return
     size = 0
-    for record, stop in _parse(path):
+    for record, stop in parse(path):
         if resume_step is not None and record["step"] > resume_step:
             break
         size = stop
     if size < path.stat().st_size:
         os.truncate(path, size)
         sync(path)
-
-
-def _parse(path: Path) -> list[tuple[dict[str, Any], int]]:
-    """Returns (record, where its line stops in bytes); after a power loss a torn end can be any bytes, such as zeros."""
-    found: list[tuple[dict[str, Any], int]] = []
-    stop = 0
-    bad_line = 0
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True) if path.is_file() else [], 1):
-        stop += len(line)
-        record = _record(line)
-        if record is None:
-            bad_line = bad_line or number
-        elif bad_line:
-            raise CheckpointError(f"{path}: line {bad_line} is not JSON, and good lines follow it; repair it by hand")
-        else:
-            found.append((record, stop))
-    return found
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None

@@ -1,6 +1,5 @@
 """Where a result comes from: how clips were made, who was trained on, which files took part."""
 
-import json
 from collections.abc import Sequence
 
 from avff import __version__
@@ -11,6 +10,7 @@ from avff.errors import EvaluationError
 from avff.evaluation.hazards import find_leaks
 from avff.evaluation.rows import Row
 from avff.inference.detector import Detector
+from avff.json_lines import read_lines
 from avff.strict_yaml import flatten, from_dict
 
 
@@ -67,10 +67,7 @@ def describe_provenance(detector: Detector, directories: Sequence[ShardDirectory
 
 def read_training(detector: Detector) -> list[dict]:
     """Returns the records of the run's metrics.jsonl; none for a bare weight file."""
-    path = detector.run_dir / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return read_lines(detector.run_dir / "metrics.jsonl")
 
 
 def _appearance(build: BuildConfig) -> dict[str, object]:

@@ -1,0 +1,1 @@
+"""One HTML page about training runs, from what lies in their folders."""
