@@ -53,7 +53,7 @@ def open_run(config: Config) -> None:
         TrainingError: too many starts in a row crashed without a new checkpoint.
     """
     path = config.run_dir / "config.yaml"
-    differences = _forbidden_changes(load_config(path), config) if path.is_file() else []
+    differences = forbidden_changes(config)
     if differences:
         if run_folder.committed_steps(config.run_dir):
             raise ConfigError(
@@ -69,8 +69,12 @@ def open_run(config: Config) -> None:
     (config.run_dir / EXIT).unlink(missing_ok=True)  # of the process before: this one has not ended yet
 
 
-def _forbidden_changes(old: Config, new: Config) -> list[tuple[str, Any, Any]]:
-    before, after = flatten(old), flatten(new)
+def forbidden_changes(config: Config) -> list[tuple[str, Any, Any]]:
+    """Returns key, value there and value now of each setting that a run which is continued cannot change."""
+    path = config.run_dir / "config.yaml"
+    if not path.is_file():
+        return []
+    before, after = flatten(load_config(path)), flatten(config)
     return [(key, before[key], after[key]) for key in after if before[key] != after[key] and not _may_change(key)]
 
 
