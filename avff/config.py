@@ -436,6 +436,10 @@ class LoggingConfig:
     wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
     """`auto`: online when logged in, else offline."""
     wandb_project: str = "avff"
+    wandb_group: str = ""
+    """Runs that wandb shows together; empty: the name of `runs_dir`. The stage is the job type."""
+    system_every_seconds: float = 30.0
+    """Seconds between samples of each node's load and GPUs in `system/<host>.jsonl`; 0 takes none."""
     progress: bool = True
     """Live progress bar on rank 0."""
 
@@ -443,6 +447,10 @@ class LoggingConfig:
         _require(self.log_every_steps > 0, f"logging.log_every_steps is {self.log_every_steps}; it has to be positive")
         _require(
             self.panel_every_steps >= 0, f"logging.panel_every_steps is {self.panel_every_steps}; 0 draws no panel"
+        )
+        _require(
+            self.system_every_seconds >= 0,
+            f"logging.system_every_seconds is {self.system_every_seconds}; 0 measures no node",
         )
 
 

@@ -10,6 +10,7 @@ starts.jsonl                one line per launch, with how the one before it ende
 lock                        held while a launch trains here; who does (avff.run_lock)
 job.json, jobs/             of the newest job that a scheduler was given, and what it printed (launch/)
 panels/step-N.png           reconstructions
+system/<host>.jsonl         what each node was busy with (avff.engine.system_metrics)
 checkpoints/step-N/
     weights.safetensors     consolidated fp32 weights, with a JSON sidecar
     ema.safetensors         their moving average, likewise
@@ -41,6 +42,7 @@ FILES = "files.json"
 STATE = "state.json"
 WEIGHTS = "weights.safetensors"
 EMA = "ema.safetensors"
+SYSTEM = "system"
 UNFINISHED = ".tmp"
 """Ends the name of a checkpoint folder that is being written or deleted; the next start removes it."""
 

@@ -21,6 +21,7 @@ from avff.engine.origin import Origin, continue_from, start_from
 from avff.engine.plan_record import check_data
 from avff.engine.run_data import RunData
 from avff.engine.signals import StopFlag
+from avff.engine.system_metrics import SystemMetrics
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater
 from avff.engine.validation import Validator
@@ -75,7 +76,8 @@ def run_stage(config: Config, device: torch.device) -> int:
             config.accumulation_steps(distributed.world_size())  # refuses what does not divide before anything is made
             agreement.on_main(open_run)
             opened = True
-            return _run_opened(config, device, watchdog, stop)
+            with SystemMetrics(config, lambda: watchdog.step):
+                return _run_opened(config, device, watchdog, stop)
         except BaseException as error:
             words = watchdog.last_words(error)
             if opened:
