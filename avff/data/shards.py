@@ -176,11 +176,11 @@ def open_directory(path: str | Path) -> ShardDirectory:
 def open_listed(path: Path, manifest: dict[str, Any]) -> ShardDirectory:
     """Opens a shard directory as `open_directory` does, under a manifest that need not be on the disk."""
     shards = [ShardInfo(**values) for values in manifest["shards"]]
-    _check_files(path, shards)
+    check_files(path, shards)
     rows: list[IndexRow] = []
     with _no_collection():
         for info in shards:
-            rows += _read_rows(path, info)
+            rows += read_rows(path, info)
     check_unique_keys(rows, str(path))
     check_groups(rows, str(path))
     return ShardDirectory(path, manifest, shards, rows)
@@ -198,7 +198,12 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_rows(path: Path, info: ShardInfo) -> list[IndexRow]:
+def read_rows(path: Path, info: ShardInfo) -> list[IndexRow]:
+    """Returns the samples of one shard.
+
+    Raises:
+        ShardError: its index is missing, torn, or not the one of the shard that the manifest lists.
+    """
     stored, rows = read_index(index_path(path, info.name))
     if stored != info:
         raise ShardError(
@@ -273,7 +278,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _check_files(path: Path, shards: list[ShardInfo]) -> None:
+def check_files(path: Path, shards: list[ShardInfo]) -> None:
+    """Compares the tars of a directory with its manifest, by name and size.
+
+    Raises:
+        ShardError: some are missing, of another size, or not listed; names them all.
+    """
     problems = _problems(path, shards)
     if unlisted := sorted({tar.name for tar in path.glob("[!.]*.tar")} - {info.name for info in shards}):
         problems.append(f"{MANIFEST_NAME} does not list {', '.join(unlisted)}")
