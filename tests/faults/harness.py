@@ -10,24 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import compare_runs
 from launches import Training
-from made_samples import build_directory, build_sample
+from little_runs import build_shards, make_config
 from worker import Fault
 
 from avff import run_folder
-from avff.config import Config, load_config, save_config
-from avff.data.samples import Sample
+from avff.config import load_config, save_config
 from avff.engine.append_log import read_lines
-from avff.engine.metrics_log import TIMING_FIELDS
-from avff.files import sha256_of
-from avff.strict_yaml import from_dict
 
-NUM_STEPS, SAVE_EVERY, BATCH = 12, 2, 4
-NUM_TRAIN_CLIPS, NUM_SHARDS = 40, 4
 SAVE_STEP = 4
 """The save that faults happen around; one at step 2 is there before it."""
-LAUNCH_STATE = frozenset({"productive_seconds", "first_start_unix", "code_revision"})
-"""Of a checkpoint's state, what differs between two launches of one run."""
 
 
 # ------------------------------------------------------------------------------------------- folders
@@ -93,36 +86,6 @@ class Cell:
         return {path.name for path in (self.run_dir / run_folder.CHECKPOINTS).glob("*")}
 
 
-def make_samples() -> list[Sample]:
-    train = [build_sample(f"train{i:02d}") for i in range(NUM_TRAIN_CLIPS)]
-    return train + [build_sample(f"val{i:02d}", split="val") for i in range(4)]
-
-
-def make_config(shards: Path, runs_dir: Path) -> Config:
-    source = [{"path": str(shards)}]
-    values = {
-        "name": "run",
-        "stage": "pretrain",
-        "runs_dir": str(runs_dir),
-        "clip": {"num_frames": 8, "image_size": 32, "hop_samples": 100, "num_mel_bins": 32, "num_slices": 4},
-        "model": {"size": "tiny", "critic_width": 32},
-        "pretrain": {"contrastive_group_size": BATCH},
-        "data": {"train": source, "validation": source, "num_workers": 1, "prefetch_steps": 1},
-        "optim": {"num_steps": NUM_STEPS, "warmup_steps": 2, "learning_rate": 1e-3, "ema_decay": 0.9},
-        "engine": {
-            "global_batch_size": BATCH,
-            "micro_batch_size": 2,
-            "precision": "fp32",
-            "num_threads": 1,
-            "checkpoint_every_steps": SAVE_EVERY,
-            "validate_every_steps": 6,
-        },
-        "faults": {"max_substituted_fraction": 0.5},
-        "logging": {"progress": False, "wandb": "disabled", "log_every_steps": 1, "panel_every_steps": 0},
-    }
-    return from_dict(Config, values, where="tests/faults")
-
-
 class Lab:
     """Shards and undisturbed runs, made when they are first asked for.
 
@@ -144,7 +107,7 @@ class Lab:
     def shards(self) -> Path:
         path = self.folder / "original_shards"
         if not path.exists():
-            build_directory(path, make_samples(), num_shards=NUM_SHARDS)
+            build_shards(path)
         return path
 
     def reference(
@@ -166,40 +129,8 @@ class Lab:
 
 
 def differences(cell: Cell, reference: Cell, *, ignored_ledger_fields: Sequence[str] = ()) -> list[str]:
-    """Compares final weights, moving average, optimizer, critics, state, metrics and ledger, all of them to the bit."""
-    found = [f"{name}: differs" for name in _different(final_files(cell), final_files(reference))]
-    found += [f"state.json: {name} differs" for name in _different(_final_state(cell), _final_state(reference))]
-    for name, ignored in (("metrics.jsonl", TIMING_FIELDS), ("ledger.jsonl", ignored_ledger_fields)):
-        lines, expected = _lines(cell, name, ignored), _lines(reference, name, ignored)
-        if len(lines) != len(expected):
-            found.append(f"{name}: {len(lines)} lines, the reference has {len(expected)}")
-        pairs = zip(lines, expected, strict=False)
-        found += [f"{name}: {line} instead of {other}" for line, other in pairs if line != other]
-    return found
-
-
-def _different(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    return sorted(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
-
-
-def final_files(cell: Cell) -> dict[str, str]:
-    """Returns the sha256 of each file with tensors in the last checkpoint."""
-    directory = run_folder.checkpoint_dir(cell.run_dir, cell.num_steps)
-    return {str(path.relative_to(directory)): sha256_of(path) for path in directory.rglob("*.safetensors")}
-
-
-def _final_state(cell: Cell) -> dict[str, Any]:
-    path = run_folder.checkpoint_dir(cell.run_dir, cell.num_steps) / run_folder.STATE
-    state = json.loads(_placeless(cell, path.read_text()))
-    return {name: value for name, value in state.items() if name not in LAUNCH_STATE}
-
-
-def _lines(cell: Cell, name: str, ignored: Sequence[str] | frozenset[str]) -> list[dict[str, Any]]:
-    path = cell.run_dir / name
-    lines = _placeless(cell, path.read_text()).splitlines() if path.exists() else []
-    return [{key: value for key, value in json.loads(line).items() if key not in ignored} for line in lines]
-
-
-def _placeless(cell: Cell, text: str) -> str:
-    """Takes out of a text where the cell's folders happen to lie."""
-    return text.replace(str(cell.folder), "CELL")
+    """Compares the ends of two cells' runs to the bit."""
+    folders = (cell.folder, reference.folder)
+    return compare_runs.differences(
+        cell.run_dir, reference.run_dir, folders=folders, ignored_ledger_fields=ignored_ledger_fields
+    )

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import NUM_SHARDS, NUM_STEPS, SAVE_STEP, Cell, Fault, Lab, differences, final_files, make_samples
+from compare_runs import final_files
+from harness import SAVE_STEP, Cell, Fault, Lab, differences
+from little_runs import NUM_SHARDS, NUM_STEPS, make_samples
 from made_samples import build_directory
 from safetensors.torch import load_file
 from worker import ACTIONS
@@ -218,7 +220,7 @@ def test_a_video_that_cannot_be_decoded_is_replaced_as_a_damaged_one(cell, lab):
     build_directory(cell.shards, samples, num_shards=NUM_SHARDS)
     cell.finish()
     assert_bad_key_was_replaced(cell, "cannot be decoded")
-    assert final_files(cell) == final_files(lab.reference("damaged", damage_at_once))
+    assert final_files(cell.run_dir) == final_files(lab.reference("damaged", damage_at_once).run_dir)
 
 
 @moments("writing")

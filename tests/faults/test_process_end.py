@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import NUM_STEPS
 from launches import Training
+from little_runs import NUM_STEPS
 
 from avff.engine.append_log import read_lines
 from avff.run_folder import committed_steps
