@@ -7,13 +7,14 @@ INSTALLED := $(VENV)/.installed
 # Two processes share small machines: one thread each is faster than fighting for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-quick test-faults lint install clean
+.PHONY: help demo test test-quick test-faults test-cluster lint install clean
 
 help:
 	@echo "make demo        generate data, train all three stages, evaluate, predict   (10 minutes on 2 cores)"
 	@echo "make test        all tests but the long ones with real faults               (10 minutes on 2 cores)"
 	@echo "make test-quick  tests that neither train nor start processes               (2 minutes)"
 	@echo "make test-faults every fault at every moment, in real runs of two processes (30 minutes on 2 cores)"
+	@echo "make test-cluster real jobs on a SLURM of two nodes that it starts; needs root  (15 minutes on 2 cores)"
 	@echo "make lint        ruff and mypy"
 	@echo "make install     create $(VENV) and install avff with the versions of constraints.txt"
 
@@ -33,7 +34,7 @@ demo: $(INSTALLED)
 	$(BIN)/avff demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not faults"
+	$(BIN)/python -m pytest -m "not faults and not cluster"
 
 test-quick: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not slow"
@@ -41,6 +42,9 @@ test-quick: $(INSTALLED)
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults
 	$(BIN)/python tests/faults/soak.py --kills 10
+
+test-cluster: $(INSTALLED)
+	AVFF_REQUIRE_CLUSTER=1 $(BIN)/python -m pytest -m cluster
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
