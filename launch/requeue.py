@@ -1,12 +1,13 @@
 """Decides at the end of a job's step, in its batch script, whether the job starts again.
 
-    python -m launch.requeue CODE JOB ENDS CODES [RUN_DIR]
+    python -m launch.requeue CODE JOB FOLDER [RUN_DIR]
 
 The batch script is the one place that is left when a rank, its task or its container dies, that can always talk to
 SLURM, and that `scancel` ends before it could bring a job back. Node failures and preemption are SLURM's: `--requeue`.
 """
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from avff.errors import PREEMPTED_EXIT_CODE, is_final
+from avff.launched import EXIT_CODE_FILE
 
 MAX_LOST_STARTS = 3
 """Crashes in a row before training recorded its start, after which a job is not queued again; later ones are counted by
@@ -26,19 +28,25 @@ ATTEMPTS, PAUSE_SECONDS = 10, 10.0
 
 def main(arguments: Sequence[str]) -> int:
     """Returns the code that the batch script ends with, after it has queued the job again where that is of use."""
-    code, job, ends_path, codes_path = int(arguments[0]), arguments[1], Path(arguments[2]), Path(arguments[3])
-    run_dir = Path(arguments[4]) if len(arguments) > 4 else None
-    code = decisive(code, _read_codes(codes_path))
+    step_code, job, folder = int(arguments[0]), arguments[1], Path(arguments[2])
+    run_dir = Path(arguments[3]) if len(arguments) > 3 else None
+    code = decisive(step_code, _read_codes(Path(os.environ[EXIT_CODE_FILE])))
     end = {"code": code, "num_starts": _num_starts(run_dir), "time_unix": time.time()}
-    with ends_path.open("a") as file:
+    path = ends_path(folder, job)
+    with path.open("a") as file:
         file.write(json.dumps(end) + "\n")
-    ends = [json.loads(line) for line in ends_path.read_text().splitlines()]
+    ends = [json.loads(line) for line in path.read_text().splitlines()]
     again = starts_again(ends, is_training=run_dir is not None)
     print(f"job {job}: {_describe(code, run_dir)}; {'starts again' if again else 'does not start again'}")
     sys.stdout.flush()
     if again:
         _requeue(job)
     return code
+
+
+def ends_path(folder: Path, job: str) -> Path:
+    """Returns the file in a job's folder that lists how each of its starts ended."""
+    return folder / f"{job}_ends.jsonl"
 
 
 def decisive(step_code: int, codes: Sequence[int]) -> int:

@@ -115,7 +115,9 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None = Non
     """Reads a command line whose positional words may stand between options; leaves its mistakes to `from_options`."""
     options, words = parser.parse_known_intermixed_args(arguments)
     flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
-    options.unknown = [_unknown(word, flags) for word in words]
+    # Words behind an unknown option may be its value, and tell nothing by themselves.
+    wrong = [word for word in words if word.startswith("-")] or words
+    options.unknown = [_unknown(word, flags) for word in wrong]
     return options
 
 

@@ -32,21 +32,19 @@ class Command:
         argv: words after `python -P`.
         run_dir: run folder of a training, which holds job.json and exit.json; None for anything else.
         name: what the queue shows.
-        time_limit_minutes: of a training whose config sets a limit below the job's; 0 for none.
+        config: of a training; saved into the job's folder when it is submitted, where `argv` names it.
     """
 
     argv: tuple[str, ...]
     run_dir: Path | None
     name: str
-    time_limit_minutes: float = 0.0
+    config: Config | None = None
 
 
 def train_command(config: Config, folder: Path) -> Command:
-    """Saves the resolved config into a job's folder, so that later edits do not reach the job; returns its training."""
-    path = folder.resolve() / f"{config.name}.yaml"
-    folder.mkdir(parents=True, exist_ok=True)
-    save_config(config, path)
-    return Command(("-m", "avff", "train", str(path)), config.run_dir, config.name, config.engine.time_limit_minutes)
+    """Returns the training of a resolved config, which will be saved in the job's folder: later edits do not reach it."""
+    argv = ("-m", "avff", "train", str(_config_path(config, folder)))
+    return Command(argv, config.run_dir, config.name, config)
 
 
 def submit(
@@ -77,6 +75,9 @@ def submit(
 
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
+    for command in commands:
+        if command.config:
+            save_config(command.config, _config_path(command.config, folder))
     executor = submitit.SlurmExecutor(folder, python=_python(resources))
     executor.update_parameters(**_parameters(commands, resources, folder, snapshot, after, array_parallelism))
     tasks = [_task(command, resources) for command in commands]
@@ -120,12 +121,26 @@ def active_job(run_dir: Path) -> str | None:
     if not path.is_file() or shutil.which("squeue") is None:
         return None
     job = json.loads(path.read_text())["job_id"]
+    return job if is_active(job) else None
+
+
+def is_active(job: str) -> bool:
+    """Returns whether a job waits or runs, or is going to again.
+
+    Raises:
+        ConfigError: SLURM does not answer.
+    """
     states = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,REQUEUE_FED,RESIZING,STOPPED"
     command = ["squeue", "--noheader", "--jobs", job, "--states", states, "--format", "%T"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
     if asked.returncode and "Invalid job id" not in asked.stderr:
-        raise ConfigError(f"{path} names job {job}, but SLURM does not say whether it runs: {asked.stderr.strip()}")
-    return job if asked.stdout.strip() else None
+        raise ConfigError(f"SLURM does not say whether job {job} runs: {asked.stderr.strip()}")
+    return bool(asked.stdout.strip())
+
+
+def log_path(folder: Path, job: str, task: int = 0) -> Path:
+    """Returns where a task of a job writes; task 0's file has the batch script's lines as well."""
+    return folder.resolve() / f"{job}_{task}_log.out"
 
 
 def require_slurm() -> None:
@@ -188,20 +203,19 @@ def _setup(resources: Resources, folder: Path, snapshot: Path) -> list[str]:
         *resources.setup,
         f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
         "JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
-        f'export {JOB_END}=$(date --date "$(squeue --noheader --jobs $JOB --format %e)" +%s)',
+        f"export {JOB_END}=$(squeue --noheader --jobs $JOB --format %e | xargs --no-run-if-empty date +%s --date)",
         f"export {EXIT_CODE_FILE}={codes}",
     ]
 
 
 def _teardown(commands: Sequence[Command], folder: Path) -> list[str]:
     """What the batch script does after srun: decide whether the job starts again."""
-    words = f'{shlex.quote(sys.executable)} -m launch.requeue $? $JOB {shlex.quote(str(folder))}/${{JOB}}_ends.jsonl "${EXIT_CODE_FILE}"'
+    decide = f"{shlex.quote(sys.executable)} -m launch.requeue"
+    folder_word = shlex.quote(str(folder))
     runs = [shlex.quote(str(command.run_dir)) for command in commands if command.run_dir]
-    if not runs:
-        return [words]
-    if len(commands) == 1:
-        return [f"{words} {runs[0]}"]
-    return [f"code=$? runs=({' '.join(runs)})", words.replace("$?", "$code") + ' "${runs[$SLURM_ARRAY_TASK_ID]}"']
+    if len(commands) == 1 or not runs:
+        return [" ".join([decide, "$? $JOB", folder_word, *runs])]
+    return [f"code=$? runs=({' '.join(runs)})", f'{decide} $code $JOB {folder_word} "${{runs[$SLURM_ARRAY_TASK_ID]}}"']
 
 
 def _split_option(text: str) -> tuple[str, str | bool]:
@@ -218,7 +232,7 @@ def _task(command: Command, resources: Resources) -> Task:
     return Task(
         command.argv,
         is_training=command.run_dir is not None,
-        time_limit_minutes=command.time_limit_minutes,
+        time_limit_minutes=command.config.engine.time_limit_minutes if command.config else 0.0,
         signal_seconds=resources.signal_seconds,
     )
 
@@ -237,6 +251,10 @@ def _job_of(index: int, commands: Sequence[Command]) -> str:
 
 
 # ------------------------------------------------------------------------------------------- the submission
+
+
+def _config_path(config: Config, folder: Path) -> Path:
+    return folder.resolve() / f"{config.name}.yaml"
 
 
 def _write_job(run_dir: Path, job_id: str, folder: Path) -> None:
