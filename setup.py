@@ -27,6 +27,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["avff", "avff.*"]),
+    package_data={"avff.report": ["*.css", "*.html", "*.js"]},
     install_requires=MODELS,
     extras_require={
         "train": MEDIA + FACES + TRAIN + REPORTS,

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"avff {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_describe, _add_train, _add_evaluate, _add_predict):
+    for add in (_add_demo, _add_describe, _add_train, _add_report, _add_evaluate, _add_predict):
         add(commands)
     return parser
 
@@ -124,6 +124,52 @@ def _describe(options: argparse.Namespace) -> None:
     from avff.models.flops import describe
 
     print(describe(config))
+
+
+# ------------------------------------------------------------------------------------------- report
+
+
+def _add_report(commands) -> None:
+    parser = _add(
+        commands,
+        "report",
+        _report,
+        "curves of one or more runs, laid over each other, as one HTML page",
+        "Draws what the runs measured, whether they have ended or not: losses, validation, gradient norms, learning\n"
+        "rates, speed, every node's load; starts and rewinds are marked on the curves. Below them: where the configs\n"
+        "differ, how each start ended, what was replaced and why, the newest reconstructions. The page is one file,\n"
+        "needs no network and no account, and is written anew by the same line.",
+        "examples:\n"
+        "  avff report runs/stage1_kinetics\n"
+        "  avff report runs/stage3 runs/scratch --output compared.html --smooth 0.8\n"
+        "  avff report runs/demo                          every run in a folder\n",
+    )
+    parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run folder, or a folder of run folders")
+    parser.add_argument(
+        "--output", type=Path, default=Path("report.html"), metavar="FILE", help="page to write (default: report.html)"
+    )
+    parser.add_argument(
+        "--smooth",
+        type=_smoothing,
+        default=0.0,
+        metavar="WEIGHT",
+        help="where the smoothing slider stands (default: 0)",
+    )
+
+
+def _smoothing(text: str) -> float:
+    weight = float(text)
+    if not 0 <= weight < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 1): 0 shows what was measured, 0.9 a long average")
+    return weight
+
+
+def _report(options: argparse.Namespace) -> None:
+    from avff.report.page import write_report
+
+    written = write_report(options.runs, options.output, smoothing=options.smooth)
+    what = f"{written.num_runs} run{'s' if written.num_runs > 1 else ''}, {written.num_charts} charts"
+    print(f"{written.path}: {what}, {written.num_bytes / 1e6:.1f} MB; open it in a browser")
 
 
 # ------------------------------------------------------------------------------------------- evaluate
@@ -218,7 +264,8 @@ def _add_predict(commands) -> None:
         _predict,
         "judge one media file, or every file of a folder",
         "One file: verdict, score and a timeline per window and face, printed, and written as JSON and PNG.\n"
-        "A folder: one CSV row per file; an interrupted call continues. What cannot be judged is undecided, with the reason.",
+        "A folder: one CSV row per file; an interrupted call continues. What cannot be judged is undecided, with the reason.\n"
+        "The exit code is 2 for one file that cannot be decoded at all.",
         "examples:\n"
         "  avff predict clip.mp4 --checkpoint runs/stage3\n"
         "  avff predict videos/ --checkpoint runs/stage3 --output scores.csv --format open-avff\n",
@@ -240,19 +287,18 @@ def _add_predict(commands) -> None:
     )
 
 
-def _predict(options: argparse.Namespace) -> None:
+def _predict(options: argparse.Namespace) -> int | None:
     if not options.path.exists():
         raise MediaError(f"{options.path}: no such file or folder", reason="MISSING")
     from avff.inference.detector import load_detector
 
     detector = load_detector(options.checkpoint, device=options.device)
     if options.path.is_dir():
-        _predict_folder(options, detector)
-    else:
-        _predict_one(options, detector)
+        return _predict_folder(options, detector)
+    return _predict_one(options, detector)
 
 
-def _predict_one(options: argparse.Namespace, detector) -> None:
+def _predict_one(options: argparse.Namespace, detector) -> int | None:
     from avff.inference.predict import predict_file
     from avff.inference.report import as_json, as_text
     from avff.inference.timeline import draw_timeline
@@ -265,6 +311,7 @@ def _predict_one(options: argparse.Namespace, detector) -> None:
     png_path.write_bytes(draw_timeline(prediction))
     print(as_text(prediction))
     print(f"written: {json_path} and {png_path}")
+    return None if prediction.segments else REFUSED_EXIT_CODE
 
 
 def _predict_folder(options: argparse.Namespace, detector) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [["-m", "avff", name, "--help"] for name in ("demo", "describe", "train", "evaluate", "predict")]
+COMMANDS = [["-m", "avff", name, "--help"] for name in ("demo", "describe", "train", "report", "evaluate", "predict")]
 TOOLS = [[str(path), "--help"] for path in sorted((ROOT / "tools").glob("*.py"))]
 
 
@@ -52,6 +52,8 @@ def test_launch_script_explains_itself_and_refuses_no_config():
         (["train", "configs/demo/stage1.yaml", "optim.learning_rat=1"], "did you mean optim.learning_rate?"),
         (["describe", "configs/demo/stage1.yaml", "model.size=huge"], "'huge' is not one of"),
         (["evaluate", "--checkpoint", "runs/nowhere", "--shards", "x"], "runs/nowhere"),
+        (["report", "runs/nowhere"], "runs/nowhere: no such folder"),
+        (["report", "runs/x", "--smooth", "1"], "1 is not in [0, 1)"),
         (["predict", "nowhere.mp4", "--checkpoint", "runs/nowhere"], "nowhere.mp4: no such file or folder"),
     ],
 )
