@@ -36,13 +36,14 @@ from avff.strict_yaml import from_dict
 
 logger = logging.getLogger(__name__)
 
+METRICS = "metrics.jsonl"
+SYSTEM = "system"
 CHECKPOINTS = "checkpoints"
 COMMIT = "COMMIT"
 FILES = "files.json"
 STATE = "state.json"
 WEIGHTS = "weights.safetensors"
 EMA = "ema.safetensors"
-SYSTEM = "system"
 UNFINISHED = ".tmp"
 """Ends the name of a checkpoint folder that is being written or deleted; the next start removes it."""
 

@@ -90,7 +90,11 @@ class Loop:
         )
         self.ledger = agreement.everywhere(lambda: Ledger(config, state.get("ledger", {}), resume_step=self.step))
         self.log = agreement.everywhere(
-            lambda: MetricsLog(config, resume_step=self.step) if distributed.is_main() else None
+            lambda: (
+                MetricsLog(config, resume_step=self.step, code_revision=about.sidecar["code_revision"])
+                if distributed.is_main()
+                else None
+            )
         )
         self.rates = Rates(updater.device, training_gflops(config) * 1e9, state.get("first_start_unix", time.time()))
         self._last_save: SaveOutcome | None = None
@@ -341,7 +345,7 @@ class Loop:
             batch = self.data.panel_batch(panels.NUM_CLIPS)
             reconstruction = self.validator.reconstruct(batch)
             panels.draw_panel(reconstruction, batch.keys, path, title=f"{self.config.name}, step {self.step}")
-            self.log.write_image("reconstruction", path, self.samples_seen)
+            self.log.write_image("reconstruction", path, self.step, self.samples_seen)
         except (OSError, AvffError) as error:  # a full disk, a bad clip; nothing depends on the picture
             logger.warning("step %d: no panel: %s", self.step, error)
 
@@ -399,6 +403,8 @@ class Loop:
         if outcome is None or not outcome.committed:
             return
         self.saved_step, self._last_save = outcome.step, outcome
+        if self.log:
+            self.log.write_checkpoint(outcome.step)
         grace = self.config.engine.grace_seconds
         if self.stop_seconds() > grace and not self._warned_of_grace:
             self._warned_of_grace = True

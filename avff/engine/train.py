@@ -25,6 +25,7 @@ from avff.engine.system_metrics import SystemMetrics
 from avff.engine.trainable import Trainable
 from avff.engine.update import Updater
 from avff.engine.validation import Validator
+from avff.engine.wandb_run import report_failure
 from avff.engine.watchdog import Watchdog
 from avff.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -84,6 +85,7 @@ def run_stage(config: Config, device: torch.device) -> int:
                 reason, code = describe(words.error), exit_code(words.error)
                 step, rank = watchdog.step, distributed.rank()
                 run_state.write_exit(config.run_dir, reason=reason, code=code, step=step, rank=rank)
+                report_failure(config, reason=reason, code=code, step=step)
             process.fail(words.error, speaks=words.speaks, alone=words.alone)
             if words.error is not error:
                 raise words.error from error
@@ -107,7 +109,7 @@ def _run_opened(config: Config, device: torch.device, watchdog: Watchdog, stop: 
         rank, reason = next((rank, text) for rank, text in enumerate(distributed.gather_objects(stop.reason)) if text)
         code = _end(config, f"stopped by {reason} on rank {rank}", PREEMPTED_EXIT_CODE, loop.step)
     if loop.log:
-        loop.log.close()  # last, as wandb may have much to send
+        loop.log.close(code)  # last, as wandb may have much to send
     return code
 
 
@@ -121,6 +123,7 @@ def _end(config: Config, reason: str, code: int, step: int) -> int:
 def _note_end(config: Config, code: int, sentence: str, step: int) -> None:
     """What a thread writes that is about to end the process."""
     run_state.write_exit(config.run_dir, reason=sentence, code=code, step=step, rank=distributed.rank())
+    report_failure(config, reason=sentence, code=code, step=step)
 
 
 def announce_two_passes(config: Config) -> None:
