@@ -53,9 +53,9 @@ def holder(run_dir: Path) -> dict[str, Any] | None:
     """
     if not (run_dir / LOCK).is_file():
         return None
-    descriptor = os.open(run_dir / LOCK, os.O_RDWR)
+    descriptor = os.open(run_dir / LOCK, os.O_RDONLY)  # others' folders can be looked at, too
     try:
-        return None if _is_free(descriptor) is not False else _read(descriptor)
+        return None if _is_free(descriptor, fcntl.LOCK_SH) is not False else _read(descriptor)
     finally:
         os.close(descriptor)
 
@@ -80,10 +80,10 @@ def _lock(descriptor: int, run_dir: Path) -> bool:
     return bool(is_free)
 
 
-def _is_free(descriptor: int) -> bool | None:
+def _is_free(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool | None:
     """Takes the lock if it is free; None where the file system has no locks."""
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
         return True
     except (BlockingIOError, PermissionError):
         return False
