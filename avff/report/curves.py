@@ -1,6 +1,7 @@
 """Records of a run as columns over step, clips seen and time, thin enough for a page."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,8 @@ MAX_POINTS = 1500
 
 PLACES = frozenset({"step", "samples_seen", "time_unix"})
 """Numbers of a line that say where it stands; the others are measured."""
+
+GPU = re.compile(r"^gpu\d+_")
 
 
 class Axes(NamedTuple):
@@ -94,38 +97,28 @@ def system_curves(run: Run, host: str, clock: Clock) -> Curves:
 def columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, Column]:
     """Returns the numbers of lines by name, in the order in which they first appear.
 
-    Numbers within sections are named `section/name`; those of the items of a list share one column.
+    Numbers of several GPUs share one column.
     """
-    found: dict[str, Column] = {}
-    for index, line in enumerate(lines):
-        numbers: dict[str, list[float]] = {}
-        for name, number in _numbers(line, ""):
-            numbers.setdefault(name, []).append(number)
-        for name, values in numbers.items():
-            column = found.setdefault(name, _empty(len(lines)))
-            finite = [value for value in values if np.isfinite(value)]
-            column.is_bad_N[index] = len(finite) < len(values)
-            if finite:
-                column.mean_N[index] = sum(finite) / len(finite)
-                column.low_N[index], column.high_N[index] = min(finite), max(finite)
-    return found
+    sources: dict[str, dict[str, None]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in PLACES and isinstance(value, int | float):
+                sources.setdefault(GPU.sub("gpu_", name), {})[name] = None
+    return {name: _column([[line.get(source) for line in lines] for source in sources[name]]) for name in sources}
 
 
-def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            if name or key not in PLACES:
-                yield from _numbers(part, f"{name}/{key}" if name else key)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _numbers(part, name)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield name, float(value)
-
-
-def _empty(count: int) -> Column:
-    mean_N, low_N, high_N = np.full((3, count), np.nan)
-    return Column(mean_N, low_N, high_N, np.zeros(count, dtype=bool))
+def _column(values_SN: Sequence[Sequence[float | None]]) -> Column:
+    """Joins the values of several sources; None is not measured."""
+    numbers_SN = np.array(values_SN, dtype=float)
+    is_measured_SN = np.array([[value is not None for value in values] for values in values_SN])
+    is_finite_SN = np.isfinite(numbers_SN)
+    numbers_SN[~is_finite_SN] = np.nan
+    return Column(
+        mean_N=_quotients(np.nansum(numbers_SN, axis=0), is_finite_SN.sum(axis=0)),
+        low_N=np.fmin.reduce(numbers_SN),
+        high_N=np.fmax.reduce(numbers_SN),
+        is_bad_N=(is_measured_SN & ~is_finite_SN).any(axis=0),
+    )
 
 
 def thin(curves: Curves, max_points: int = MAX_POINTS) -> Curves:
@@ -152,4 +145,9 @@ def _means(values_N: np.ndarray, starts: np.ndarray) -> np.ndarray:
     is_known_N = ~np.isnan(values_N)
     counts = np.add.reduceat(is_known_N.astype(float), starts)
     sums = np.add.reduceat(np.where(is_known_N, values_N, 0.0), starts)
-    return np.divide(sums, counts, out=np.full(len(starts), np.nan), where=counts > 0)
+    return _quotients(sums, counts)
+
+
+def _quotients(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Means; NaN where nothing was counted."""
+    return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)

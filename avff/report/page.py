@@ -72,7 +72,7 @@ def render(runs: Sequence[Run], groups: Sequence[Group], notes: Sequence[str] = 
         sections="".join(sections),
         style=_resource("page.css"),
         data=data.replace("<", LESS_THAN),
-        script=_resource("plot.js") + _resource("page.js"),
+        script="".join(_resource(name) for name in ("plot.js", "chart.js", "page.js")),
     )
 
 

@@ -44,6 +44,7 @@ function niceStep(rough) {
   return power * [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.999);
 }
 
+const PAUSE = 10; // times the usual distance
 const TIME_STEPS = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 10800, 21600, 43200, 86400];
 
 function timeStep(rough) {
@@ -93,13 +94,20 @@ function formatTime(seconds) {
   return parts.slice(0, 2).join(" ") || "0 s";
 }
 
-/** SVG path through points; null lifts the pen, and a point alone between two gaps is a dot. */
-function linePath(xs, ys) {
+/** Indices before which a curve rests far longer than between its other points: nobody measured there. */
+function pausesOf(xs) {
+  const lengths = xs.map((x, i) => (i ? x - xs[i - 1] : 0));
+  const usual = Float64Array.from(lengths).sort()[lengths.length >> 1];
+  return new Set([...lengths.keys()].filter((i) => usual > 0 && lengths[i] > PAUSE * usual));
+}
+
+/** SVG path through points; null and pauses lift the pen, and a point alone between two gaps is a dot. */
+function linePath(xs, ys, pauses) {
   let path = "", isDown = false;
   for (let i = 0; i < xs.length; i++) {
     if (xs[i] === null || ys[i] === null) { isDown = false; continue; }
     const here = xs[i].toFixed(1) + " " + ys[i].toFixed(1);
-    path += isDown ? "L" + here : "M" + here + "h0";
+    path += isDown && !pauses.has(i) ? "L" + here : "M" + here + "h0";
     isDown = true;
   }
   return path;
@@ -111,12 +119,17 @@ function dotPath(xs, ys) {
   return known.map((i) => `M${xs[i].toFixed(1)} ${ys[i].toFixed(1)}h0`).join("");
 }
 
-/** SVG path around the area between two curves. */
-function bandPath(xs, lows, highs) {
-  const points = [...xs.keys()].filter((i) => xs[i] !== null && lows[i] !== null && highs[i] !== null);
-  if (!points.length) return "";
+/** SVG path around the area between two curves, in pieces where the pen is lifted. */
+function bandPath(xs, lows, highs, pauses) {
+  const pieces = [[]];
+  for (let i = 0; i < xs.length; i++) {
+    const isKnown = xs[i] !== null && lows[i] !== null && highs[i] !== null;
+    if (!isKnown || pauses.has(i)) pieces.push([]);
+    if (isKnown) pieces.at(-1).push(i);
+  }
   const corner = (i, ys) => xs[i].toFixed(1) + " " + ys[i].toFixed(1);
-  return "M" + points.map((i) => corner(i, highs)).join("L") + "L" + points.reverse().map((i) => corner(i, lows)).join("L") + "Z";
+  const around = (piece) => [...piece.map((i) => corner(i, highs)), ...piece.reverse().map((i) => corner(i, lows))];
+  return pieces.filter((piece) => piece.length > 1).map((piece) => "M" + around(piece).join("L") + "Z").join("");
 }
 
 /** Index of the point that is nearest to x and has a value; -1 for none. */

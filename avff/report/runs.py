@@ -13,11 +13,11 @@ import yaml
 
 from avff.errors import CheckpointError
 from avff.json_lines import read_lines
+from avff.run_folder import METRICS, SYSTEM
 from avff.run_lock import holder
 
 logger = logging.getLogger(__name__)
 
-METRICS = "metrics.jsonl"
 CONFIG = "config.yaml"
 Records = list[dict[str, Any]]
 
@@ -140,7 +140,7 @@ def _read_run(folder: Path, label: str, metrics: Records) -> Run:
         starts=read_lines(folder / "starts.jsonl"),
         ledger=read_lines(folder / "ledger.jsonl"),
         decisions=read_lines(folder / "decisions.jsonl"),
-        system={path.stem: read_lines(path) for path in sorted((folder / "system").glob("*.jsonl"))},
+        system={path.stem: read_lines(path) for path in sorted((folder / SYSTEM).glob("*.jsonl"))},
         exit=_read_exit(folder / "exit.json"),
         holder=holder(folder),
         panels=sorted((folder / "panels").glob("step-*.png"), key=panel_step),

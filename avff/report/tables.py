@@ -116,15 +116,15 @@ def starts(runs: Sequence[Run]) -> str:
     """One line per start of the runs that were started more than once, with how each ended."""
     lines = []
     for index, run in enumerate(runs):
+        if len(run.starts) < 2:
+            continue
         ends = [start["last_end"] for start in run.starts[1:]] + [run.exit]
-        for number, (start, end) in enumerate(zip(run.starts, ends, strict=False), 1):
+        for number, (start, end) in enumerate(zip(run.starts, ends, strict=True), 1):
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(start["time_unix"]))
             ended = describe_end(end) if end else "not yet, or killed"
             cells = [str(number), when, start["host"], f"{start['step']:,}", ended]
             lines.append([swatch(index) + text(run.label), *(text(cell) for cell in cells)])
-    if len(lines) == sum(bool(run.starts) for run in runs):
-        return ""
-    return table(["run", "start", "UTC", "host of rank 0", "from step", "how it ended"], lines)
+    return table(["run", "start", "UTC", "host of rank 0", "from step", "how it ended"], lines) if lines else ""
 
 
 def ledger(runs: Sequence[Run]) -> str:
