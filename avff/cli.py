@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from avff import __version__, launched
 from avff.config import load_config
-from avff.errors import AvffError, ConfigError, MediaError, describe, exit_code
+from avff.errors import REFUSED_EXIT_CODE, AvffError, ConfigError, MediaError, describe, exit_code
 
 SPEAKING_SECONDS = 30.0
 """What another process of this machine may take, starting included, to say what is wrong."""
@@ -60,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"avff {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_add_demo, _add_describe, _add_train, _add_report, _add_evaluate, _add_predict):
+    for add in (_add_demo, _add_describe, _add_doctor, _add_train, _add_report, _add_evaluate, _add_predict):
         add(commands)
     return parser
 
@@ -170,6 +171,54 @@ def _report(options: argparse.Namespace) -> None:
     written = write_report(options.runs, options.output, smoothing=options.smooth)
     what = f"{written.num_runs} run{'s' if written.num_runs > 1 else ''}, {written.num_charts} charts"
     print(f"{written.path}: {what}, {written.num_bytes / 1e6:.1f} MB; open it in a browser")
+
+
+# ------------------------------------------------------------------------------------------- doctor
+
+
+def _add_doctor(commands) -> None:
+    parser = _add(
+        commands,
+        "doctor",
+        _doctor,
+        "check nodes, network, shards and run folder before a job is burnt",
+        "Checks what usually breaks, on every node that it is started on, and prints one line per answer with the fix:\n"
+        "versions, GPUs, memory and limits, names and addresses, shards, the run folder, clocks, all-reduce between all\n"
+        "ranks. Start it as the training is to be started. Ends with 2 where something FAILs, else with 0.",
+        "examples:\n"
+        "  avff doctor                                                 this machine alone\n"
+        "  avff doctor configs/stage1_kinetics.yaml                    what this config needs, on this machine\n"
+        "  srun --nodes 8 --ntasks-per-node 8 --gpus-per-node 8 avff doctor configs/stage1_kinetics.yaml\n"
+        "  torchrun --nproc-per-node 8 -m avff doctor configs/stage1_kinetics.yaml data.num_workers=8\n"
+        "  avff doctor configs/stage1_kinetics.yaml --json > doctor.json\n",
+    )
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file of what is to be trained")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help=OVERRIDES_HELP)
+    parser.add_argument("--json", action="store_true", help="print every answer of every node as JSON")
+    parser.add_argument(
+        "--limit-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="longest that one check may take, and that a rank may be without news (default: 60)",
+    )
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    config = load_config(options.config, options.overrides) if options.config else None
+    # Read when torch is loaded: its own words about a lost connection are stacks of C++ frames.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    from avff.doctor.report import as_json, as_text
+    from avff.doctor.run import diagnose
+
+    report = diagnose(config, limit_seconds=options.limit_seconds)
+    if report is None:
+        return 0
+    if _speaks():
+        in_terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if in_terminal else 0
+        print(as_json(report) if options.json else as_text(report, width=width, colours=in_terminal), flush=True)
+    return REFUSED_EXIT_CODE if report.has_failed else 0
 
 
 # ------------------------------------------------------------------------------------------- evaluate
@@ -294,7 +343,8 @@ def _predict(options: argparse.Namespace) -> int | None:
 
     detector = load_detector(options.checkpoint, device=options.device)
     if options.path.is_dir():
-        return _predict_folder(options, detector)
+        _predict_folder(options, detector)
+        return None
     return _predict_one(options, detector)
 
 

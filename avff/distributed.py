@@ -36,6 +36,16 @@ def main_address() -> str:
     return os.environ["MASTER_ADDR"]
 
 
+def main_port() -> int:
+    """Port of that host at which the ranks meet."""
+    return int(os.environ["MASTER_PORT"])
+
+
+def launcher_listens() -> bool:
+    """True where torchrun's agent listens there, so that rank 0 must not."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
 def is_launched() -> bool:
     """True under torchrun or SLURM, which say where the ranks meet."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ

@@ -1,0 +1,1 @@
+"""`avff doctor`: what usually breaks on a cluster, checked on every node before a job is burnt."""
