@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# Trains with torchrun, on one node or on several: run the same line on every node.
+# Trains with torchrun, on one node or on several: run the same line on every node, in any order.
 #
 #   launch/torchrun.sh CONFIG [section.key=value ...]
 #
-#   PROCESSES   processes on this node           (default: its GPUs, or 1 without any)
-#   NODES       number of nodes                  (default 1)
-#   RENDEZVOUS  host:port of any one of them     (needed when NODES > 1; not 127.0.0.1)
+#   PROCESSES   processes on this node                 (default: its GPUs, or 1 without any)
+#   NODES       number of nodes                        (default 1)
+#   RENDEZVOUS  host:port of any one of them           (needed when NODES > 1; not 127.0.0.1)
+#   RESTARTS    new starts after crashes, in a row     (default 3; an hour without a crash counts them afresh)
 #
 # Example, on each of two nodes:  NODES=2 RENDEZVOUS=node01:29500 launch/torchrun.sh configs/stage1_kinetics.yaml
+#
+# After a crash - a rank that died, a node that was lost - it starts torchrun again, which meets the others at the same
+# RENDEZVOUS and goes on from the newest checkpoint. When one node has to be replaced or its script was killed, run
+# the line there again: the others wait for it. Runs that get nowhere end by themselves (faults.max_failed_starts).
 #
 # TERM, USR1 or USR2 to this script saves and stops the run; it is enough on one node. torchrun by itself would kill
 # the ranks 30 seconds after a TERM, however far a save has come. This script passes the signal to the ranks instead and
@@ -15,7 +20,8 @@
 # terminationGracePeriodSeconds). Tell the run how long that is, so that it warns of saves that do not fit:
 # engine.grace_seconds=120. Ctrl-C goes to torchrun, with its 30 seconds.
 #
-# torchrun ends with 0 or 1, whatever the ranks end with; exit.json in the run folder says which code it was and why.
+# Ends with the ranks' code, which torchrun would hide: 0 finished; 75 saved and stopped, run the line again to go on;
+# 2 refused, 3 stopped by itself: look at exit.json in the run folder first; anything else: crashed too often.
 set -euo pipefail
 
 if [ $# -eq 0 ] || [ "$1" = --help ] || [ "$1" = -h ]; then
@@ -32,25 +38,74 @@ nodes=${NODES:-1}
 if [ "$nodes" -gt 1 ]; then
     : "${RENDEZVOUS:?set RENDEZVOUS=host:port, the same on all $nodes nodes}"
     rendezvous=(--nnodes "$nodes" --rdzv-backend c10d --rdzv-endpoint "$RENDEZVOUS")
+    # When a node comes back to ranks that still run, torchrun starts those again, and they must not meet in a store
+    # that holds the keys of the time before.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 else
     rendezvous=(--standalone)
 fi
 
-save_and_stop() { # the ranks are those children of torchrun that were given a RANK
-    for child in $(cat "/proc/$torchrun/task/$torchrun/children"); do
-        if grep -qz '^RANK=' "/proc/$child/environ"; then kill -USR2 "$child" 2>/dev/null || true; fi
+# What is killed takes along what it started: a rank that outlives its torchrun keeps GPU and run folder from the next.
+leashed=(setpriv --pdeathsig KILL)
+command -v setpriv >/dev/null || leashed=(env)
+
+codes=$(mktemp)
+trap 'rm -f "$codes"' EXIT
+stopped=''
+torchrun=''
+
+ranks_of() { # prints those children of torchrun that were given a RANK
+    local child
+    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do
+        if grep -qz '^RANK=' "/proc/$child/environ" 2>/dev/null; then echo "$child"; fi
     done
 }
 
-# bash has background commands ignore Ctrl-C, and this script has to be in front of one to pass signals on.
-env --default-signal=INT \
-    "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$processes" -m avff train "$@" &
-torchrun=$!
-trap save_and_stop TERM USR1 USR2
-trap : INT # the terminal sends it to torchrun, too
+save_and_stop() {
+    local ranks
+    stopped=yes
+    [ -n "$torchrun" ] || return 0
+    ranks=$(ranks_of "$torchrun")
+    # shellcheck disable=SC2086
+    if [ -n "$ranks" ]; then kill -USR2 $ranks; else kill -TERM "$torchrun"; fi 2>/dev/null || true
+}
 
-code=0
-while kill -0 "$torchrun" 2>/dev/null; do # a signal ends `wait`, not the run
-    wait "$torchrun" && code=0 || code=$?
+run_torchrun() { # returns torchrun's code
+    local code=0
+    : >"$codes"
+    # bash has background commands ignore Ctrl-C, and this script has to be in front of one to pass signals on.
+    AVFF_EXIT_CODE_FILE=$codes "${leashed[@]}" env --default-signal=INT \
+        "$python" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$processes" \
+        --no-python "${leashed[@]}" "$python" -u -m avff train "$@" &
+    torchrun=$!
+    while kill -0 "$torchrun" 2>/dev/null; do # a signal ends `wait`, not the run
+        wait "$torchrun" && code=0 || code=$?
+    done
+    torchrun=''
+    return "$code"
+}
+
+ranks_code() { # prints the code of this node's ranks: that of the cause, before those of the ranks that followed
+    local code
+    for code in 2 3 130 75 1 4; do
+        if grep -qx "$code" "$codes"; then echo "$code" && return; fi
+    done
+    [ -n "$stopped" ] && echo 75 || echo 1 # killed, or torchrun found no other node
+}
+
+trap save_and_stop TERM USR1 USR2
+trap 'stopped=yes' INT # the terminal sends it to torchrun, too
+
+allowed=${RESTARTS:-3}
+left=$allowed
+while :; do
+    began=$SECONDS
+    if run_torchrun "$@"; then exit 0; fi
+    code=$(ranks_code)
+    # 75 was somebody's wish, on whichever node, or a time limit: whoever set it starts the line again.
+    case $code in 2 | 3 | 130 | 75) exit "$code" ;; esac
+    if [ $((SECONDS - began)) -gt 3600 ]; then left=$allowed; fi
+    if [ -n "$stopped" ] || [ "$left" -eq 0 ]; then exit "$code"; fi
+    left=$((left - 1))
+    echo "torchrun.sh: crashed (code $code), starting again ($left more after this one)" >&2
 done
-exit "$code"

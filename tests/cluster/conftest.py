@@ -17,36 +17,40 @@ from machine import UnavailableError
 
 
 @pytest.fixture(scope="session")
-def _session_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     given = os.environ.get("AVFF_CLUSTER")
-    folder = Path(given or tempfile.mkdtemp(prefix="avff-slurm-", dir="/tmp"))  # sockets: short paths
+    folder = Path(given or tempfile.mkdtemp(prefix="avff-slurm-", dir="/tmp"))  # short: sockets
     try:
-        cluster = start(folder)
+        started = start(folder)
     except UnavailableError as error:
         if os.environ.get("AVFF_REQUIRE_CLUSTER") == "1":
             pytest.fail(str(error))
         pytest.skip(f"no SLURM: {error}")
     try:
-        yield cluster
+        yield started
     finally:
         if given or os.environ.get("AVFF_KEEP_CLUSTER") == "1":
             print(f"\nthe cluster goes on: python tests/cluster/cluster.py stop {folder}")
         else:
-            cluster.stop()
+            started.stop()
             if not request.session.testsfailed:
                 shutil.rmtree(folder)
 
 
-@pytest.fixture
-def cluster(_session_cluster: Cluster) -> Iterator[Cluster]:
-    """The cluster, all of its nodes up; jobs that a test leaves behind are cancelled."""
-    before = set(_jobs(_session_cluster))
-    yield _session_cluster
-    if left := set(_jobs(_session_cluster)) - before:
-        _session_cluster.run("scancel", "--signal=KILL", *left)
-        _session_cluster.run("scancel", *left)
-    for node in _session_cluster.nodes:
-        _session_cluster.restore(node)
+@pytest.fixture(autouse=True)
+def _leave_the_cluster_as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Cancels the jobs that a test left behind, and brings its lost nodes back."""
+    if "cluster" not in request.fixturenames:
+        yield
+        return
+    cluster: Cluster = request.getfixturevalue("cluster")
+    before = set(_jobs(cluster))
+    yield
+    if left := set(_jobs(cluster)) - before:
+        cluster.run("scancel", "--full", "--signal=KILL", *left)
+        cluster.run("scancel", *left)
+    for node in cluster.nodes:
+        cluster.restore(node)
 
 
 def _jobs(cluster: Cluster) -> list[str]:

@@ -47,9 +47,8 @@ def test_a_job_in_high_preempts_one_in_low_after_a_signal(cluster, tmp_path):
     low = cluster.run("sbatch", "--parsable", "--partition=low", *wanted, f"--output={log}", input=script)
     cluster.wait_for([low], ["RUNNING"])
     wait_until(lambda: log.exists() and log.read_text(), "the job to have set its trap")
-    high = cluster.run(
-        "sbatch", "--parsable", "--partition=high", "--nodes=1", "--exclusive", input="#!/bin/sh\nsleep 1\n"
-    )
+    urgent = ["--partition=high", "--nodes=1", "--exclusive", "--output=/dev/null"]
+    high = cluster.run("sbatch", "--parsable", *urgent, input="#!/bin/sh\nsleep 1\n")
     cluster.wait_for([high], ["COMPLETED"])
     cluster.wait_for([low], ["RUNNING"])
     assert log.read_text().split()[:2] == ["started", "told"]

@@ -80,7 +80,7 @@ def test_term_to_the_launch_script_saves_and_waits(lab):
             assert process.poll() is None, (cell.folder / "log").read_text()
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 1
+        assert process.wait(timeout=120) == 75
     finally:
         process.kill()
     assert cell.exit["code"] == 75 and re.match("stopped by SIGUSR2 on rank [01]", cell.exit["reason"])
