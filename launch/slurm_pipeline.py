@@ -1,16 +1,14 @@
 """The steps of a pipeline as SLURM jobs, each waiting for the one before to succeed."""
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from avff.errors import ConfigError
-from avff.files import write_durably
 from launch.pipeline_steps import Evaluate, Progress, State, Step, Train, config_path, save_step_config
 from launch.resources import Resources, as_single_task
 from launch.snapshot import snapshot_folder, take_snapshot
-from launch.submit import JOB, Command, describe, submit, train_command
+from launch.submit import Command, describe, record_job, submit, train_command
 
 ADAPT_CPUS, ADAPT_MINUTES = 4, 60
 """At most: adapting weights takes a minute, and a short job finds a gap in the queue."""
@@ -37,7 +35,7 @@ def submit_steps(
         command, resources = _command(step, folder, code), resources_of(step, wanted)
         [jobs[step.name]] = submit([command], resources, folder=folder, snapshot=code, after=after)
         if not isinstance(step, Train):
-            write_durably(step.folder / JOB, (json.dumps({"job_id": jobs[step.name]}) + "\n").encode())
+            record_job(step.folder, jobs[step.name], folder)
         return jobs[step.name]
 
     _walk(steps, progress, send)

@@ -88,7 +88,7 @@ def submit(
         raise ConfigError(f"sbatch refused the job: {error}") from error
     for command, job in zip(commands, jobs, strict=True):
         if command.run_dir:
-            _write_job(command.run_dir, job.job_id, folder)
+            record_job(command.run_dir, job.job_id, folder)
     return [job.job_id for job in jobs]
 
 
@@ -257,7 +257,12 @@ def _config_path(config: Config, folder: Path) -> Path:
     return folder.resolve() / f"{config.name}.yaml"
 
 
-def _write_job(run_dir: Path, job_id: str, folder: Path) -> None:
+def record_job(run_dir: Path, job_id: str, folder: Path) -> None:
+    """Writes job.json, which `active_job` reads.
+
+    Args:
+        folder: of the job's script and logs.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     record = {"job_id": job_id, "folder": str(folder), "command": shlex.join(sys.argv), "submitted_unix": time.time()}
     write_durably(run_dir / JOB, (json.dumps(record, indent=1) + "\n").encode())
