@@ -97,7 +97,7 @@ class Chart {
     if (!width) return; // not found by the search
     this.isStale = false;
     this.curves = this.spec.lines.filter((line) => !state.hidden.has(line.run)).map((line) => this.curve(line));
-    const rangeX = state.zoom || fullRange();
+    const rangeX = state.zoom || fullRange;
     const rangeY = rangeX && this.rangeY(rangeX);
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.scaleX = null;
@@ -174,24 +174,27 @@ class Chart {
   }
 
   paths(scaleY) {
+    const found = this.curves.map((curve) => this.pathsOf(curve, scaleY));
+    return [...found.flatMap(({ below }) => below), ...found.flatMap(({ above }) => above)];
+  }
+
+  /** What one curve looks like; `below` goes behind all curves. */
+  pathsOf({ line, xs, ys, isSmooth }, scaleY) {
     const place = (values) => values.map((v) => (v === null || (state.y === "log" && v <= 0) ? null : scaleY(v)));
-    const below = [], above = [];
-    for (const { line, xs, ys, isSmooth } of this.curves) {
-      const columns = xs.map((x) => (x === null ? null : this.scaleX(x)));
-      const pauses = state.x === "time" ? pausesOf(xs) : new Set();
-      const style = { stroke: colour(line.run), "stroke-dasharray": dash(line.run) };
-      const curve = (kind, values) => element("path", { class: kind, d: linePath(columns, place(values), pauses), style });
-      if (this.hasBand(line)) {
-        const area = bandPath(columns, place(line.low), place(line.high), pauses);
-        below.push(element("path", { class: "band", d: area, style: { fill: colour(line.run) } }));
-      } else if (isSmooth && !line.host) below.push(curve("curve raw", line.y));
-      above.push(curve("curve", ys));
-      if (xs.length <= FEW_POINTS) above.push(element("path", { class: "dots", d: dotPath(columns, place(ys)), style: { stroke: colour(line.run) } }));
-      for (const i of line.bad || []) {
-        if (columns[i] !== null) above.push(element("text", { class: "glyph", x: columns[i], y: MARGIN.top + 5, style: { color: colour(line.run) } }, "✕"));
-      }
+    const columns = xs.map((x) => (x === null ? null : this.scaleX(x)));
+    const pauses = state.x === "time" ? pausesOf(xs) : new Set();
+    const style = { stroke: colour(line.run), "stroke-dasharray": dash(line.run) };
+    const curve = (kind, values) => element("path", { class: kind, d: linePath(columns, place(values), pauses), style });
+    const below = [], above = [curve("curve", ys)];
+    if (this.hasBand(line)) {
+      const area = bandPath(columns, place(line.low), place(line.high), pauses);
+      below.push(element("path", { class: "band", d: area, style: { fill: colour(line.run) } }));
+    } else if (isSmooth && !line.host) below.push(curve("curve raw", line.y));
+    if (xs.length <= FEW_POINTS) above.push(element("path", { class: "dots", d: dotPath(columns, place(ys)), style: { stroke: colour(line.run) } }));
+    for (const i of line.bad || []) {
+      if (columns[i] !== null) above.push(element("text", { class: "glyph", x: columns[i], y: MARGIN.top + 5, style: { color: colour(line.run) } }, "✕"));
     }
-    return [...below, ...above];
+    return { below, above };
   }
 
   marks(bottom) {
@@ -225,7 +228,6 @@ class Chart {
     const isNear = (other) => other !== null && Math.abs(this.scaleX(other) - this.scaleX(x)) <= NEAR_PIXELS;
     const found = [];
     for (const { line, xs } of this.curves) {
-      if (xs.length <= FEW_POINTS) above.push(element("path", { class: "dots", d: dotPath(columns, place(ys)), style: { stroke: colour(line.run) } }));
       for (const i of line.bad || []) if (isNear(xs[i])) found.push(`✕ ${DATA.runs[line.run].label}: not finite`);
     }
     for (const run of new Set(this.curves.map(({ line }) => line.run))) {
@@ -235,16 +237,4 @@ class Chart {
     }
     return [...new Set(found)];
   }
-}
-
-/** Least and greatest x of all runs that are shown: every chart has the same axis. */
-function fullRange() {
-  const ends = [];
-  for (const chart of charts) {
-    for (const line of chart.spec.lines) {
-      if (!state.hidden.has(line.run)) ends.push(...DATA.axes[line.axes][state.x].filter((x) => x !== null));
-    }
-  }
-  const found = extent(ends);
-  return found && (found[0] < found[1] ? found : [found[0] - 1, found[1] + 1]);
 }

@@ -111,8 +111,17 @@ function addToLegend(run, index) {
   byId("legend").append(button);
 }
 
+/** Least and greatest x of all runs that are shown; null for none. Every chart has the same axis. */
+function rangeOfShown() {
+  const lines = charts.flatMap((chart) => chart.spec.lines).filter((line) => !state.hidden.has(line.run));
+  const axes = [...new Set(lines.map((line) => line.axes))];
+  const found = extent(axes.flatMap((number) => DATA.axes[number][state.x].filter((x) => x !== null)));
+  return found && (found[0] < found[1] ? found : [found[0] - 1, found[1] + 1]);
+}
+
 /** Makes controls, legend and charts show `state`. */
 function showState() {
+  fullRange = rangeOfShown();
   document.documentElement.dataset.theme = state.theme;
   byId("x").value = state.x;
   byId("y").value = state.y;
@@ -131,6 +140,7 @@ function showState() {
   }
 }
 
+let fullRange = null;
 const charts = DATA.groups.flatMap(addGroup);
 charts.forEach((chart, i) => { chart.spec.id = i; });
 DATA.runs.forEach(addToLegend);
