@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from little_stages import make_stages, reading
 
 from avff import run_folder
 from avff.checkpoint_files import commit, list_files
@@ -20,7 +21,6 @@ from avff.data.shards import MANIFEST_NAME
 from avff.engine.run_state import write_exit
 from avff.errors import ConfigError
 from avff.models.weights import make_sidecar, parent_of, save_weights
-from avff.strict_yaml import from_dict, to_dict
 from launch import pipeline
 from launch.local_pipeline import run_here
 from launch.pipeline_steps import Adapt, Evaluate, Progress, State, Step, Train
@@ -32,13 +32,9 @@ NOTHING_QUEUED = {}.get
 
 
 @pytest.fixture
-def chain(tiny_config, tmp_path) -> list[Config]:
+def chain(tmp_path) -> list[Config]:
     """Configs of three stages that start from each other."""
-    kinds = [("stage1", "pretrain", ""), ("stage2", "pretrain", "b"), ("stage3", "finetune", "c")]
-    return [
-        tiny_config(kind, name=name, engine={"init_weights": start and str(tmp_path / f"{start}.safetensors")})
-        for name, kind, start in kinds
-    ]
+    return make_stages(tmp_path / "shards", tmp_path, num_steps=8)
 
 
 @pytest.fixture
@@ -123,9 +119,9 @@ def test_every_break_of_the_chain_is_named_at_once(chain, tmp_path):
     assert f"--evaluate {tmp_path / 'nowhere'}: no {MANIFEST_NAME} there" in message
 
 
-def test_shards_that_a_later_stage_will_miss_are_named(tiny_config, shards):
-    data = {"train": [{"path": "shards/later"}], "validation": [{"path": str(shards)}]}
-    assert missing_shards([tiny_config(data=data)]) == [f"tiny reads shards/later, which has no {MANIFEST_NAME} yet"]
+def test_shards_that_a_later_stage_will_miss_are_named(chain, shards):
+    expected = [f"stage2 reads shards/later, which has no {MANIFEST_NAME} yet"]
+    assert missing_shards([chain[0], reading(chain[1], Path("shards/later"))]) == expected
 
 
 # ------------------------------------------------------------------------------------------- what is done
@@ -161,18 +157,18 @@ def test_an_unfinished_stage_says_how_far_it_came_and_why_it_ended(chain):
     assert Train(chain[0]).look(is_ready=True).detail == "saved step 4 of 8; stopped by SIGTERM on rank 1"
 
 
-def test_a_finished_stage_of_fewer_steps_is_another_run(chain, tiny_config):
+def test_a_finished_stage_of_fewer_steps_is_another_run(chain):
     finish(chain[0])
-    longer = dataclasses.replace(chain[0], optim=tiny_config(optim={"num_steps": 99}).optim)
+    longer = dataclasses.replace(chain[0], optim=dataclasses.replace(chain[0].optim, num_steps=99))
     progress = Train(longer).look(is_ready=True)
     assert progress.state is State.BLOCKED
     assert "was started with another config (optim.num_steps: 8 there, 99 now)" in progress.detail
 
 
-def test_weights_for_another_network_are_made_again(chain, tiny_config):
+def test_weights_for_another_network_are_made_again(chain):
     finish(chain[0])
     adapt(*chain[:2])
-    other = dataclasses.replace(chain[1], clip=tiny_config(clip={"num_frames": 16}).clip)
+    other = dataclasses.replace(chain[1], clip=dataclasses.replace(chain[1].clip, num_frames=16))
     assert Adapt(chain[0].run_dir, chain[1]).look(is_ready=True).state is State.DONE
     assert Adapt(chain[0].run_dir, other).look(is_ready=True).state is State.TO_DO
 
@@ -332,10 +328,13 @@ def test_nothing_is_started_beside_a_job_of_the_same_pipeline(chain, tmp_path):
 @pytest.fixture
 def files(chain, tmp_path) -> list[str]:
     """The chain as YAML files."""
-    paths = [tmp_path / f"{config.name}.yaml" for config in chain]
-    for config, path in zip(chain, paths, strict=True):
-        save_config(config, path)
-    return [str(path) for path in paths]
+    return [write(config, tmp_path) for config in chain]
+
+
+def write(config: Config, folder: Path) -> str:
+    path = folder / f"{config.name}.yaml"
+    save_config(config, path)
+    return str(path)
 
 
 def test_status_is_a_table_and_changes_nothing(files, chain, shards, capsys):
@@ -398,17 +397,11 @@ def test_a_mistake_gets_one_message_and_code_2(files, words, message, capsys):
 
 
 @pytest.fixture
-def trainable(chain, shard_directory, tmp_path) -> list[str]:
-    """YAML files of the chain for two steps each; the shards of stage 2 are not there yet."""
-    paths = []
-    for config in chain:
-        directory = tmp_path / "later" if config.name == "stage2" else shard_directory.path
-        values = to_dict(config)
-        values["data"]["train"] = [{"path": str(directory)}]
-        values["optim"] |= {"num_steps": 2, "warmup_steps": 1}
-        paths.append(tmp_path / f"{config.name}.yaml")
-        save_config(from_dict(Config, values, where="trainable"), paths[-1])
-    return [str(path) for path in paths]
+def trainable(shard_directory, tmp_path) -> list[str]:
+    """YAML files of the chain; the shards of stage 2 are not there yet."""
+    stages = make_stages(shard_directory.path, tmp_path)
+    stages[1] = reading(stages[1], tmp_path / "later")
+    return [write(config, tmp_path) for config in stages]
 
 
 @pytest.mark.slow
