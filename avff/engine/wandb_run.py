@@ -100,7 +100,7 @@ class WandbRun:
         except ConnectionError as error:
             logger.warning("wandb's service has ended (%s); tools/sync_wandb.py adds what it misses", error)
             self._run = None
-        except _failures() as error:
+        except failures() as error:
             logger.warning("wandb: %s: %s", type(error).__name__, error)
 
 
@@ -118,11 +118,11 @@ def report_failure(config: Config, *, reason: str, code: int, step: int) -> None
             title = f"{config.name} failed at step {step}"
             run.alert(title=title[:MAX_TITLE], text=f"{config.run_dir}: {reason} (code {code})", level="ERROR")
         _finish(run, code, FAILURE_SECONDS)
-    except _failures() as error:
+    except failures() as error:
         logger.warning("wandb was not told of the failure: %s", error)
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def failures() -> tuple[type[Exception], ...]:
     """What wandb raises where network, login, disk (a checkpoint that is gone included) or its own service fail; the classes have no common base."""
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
@@ -144,9 +144,9 @@ def _start(config: Config, code_revision: str | None) -> Any:
     for mode in (wanted, "offline") if wanted != "offline" else ("offline",):
         try:
             return _init(config, code_revision, _mode(mode))
-        except _failures() as error:
+        except failures() as error:
             logger.warning("wandb did not start (%s): %s", mode, error)
-            with suppress(*_failures()):
+            with suppress(*failures()):
                 wandb.teardown()  # or its service would call the run's id in use
         if mode != "offline":
             logger.warning("wandb goes on offline; logging.wandb=offline saves this wait at the next start")
@@ -204,7 +204,7 @@ def _artifact(config: Config, step: int) -> Any:
 
     directory = run_folder.checkpoint_dir(config.run_dir, step).resolve()
     state = run_folder.read_state(directory)
-    about = {name: state[name] for name in ("step", "samples_seen", "validation", "code_revision")}
+    about = {name: state.get(name) for name in ("step", "samples_seen", "validation", "code_revision")}
     name = re.sub(r"[^\w.-]", "_", f"{config.name}-{run_id(config.run_dir)[:8]}")
     artifact = wandb.Artifact(name, type="checkpoint", metadata={**about, "directory": str(directory)})
     for file, entry in run_folder.read_listing(directory).items():

@@ -1,0 +1,101 @@
+"""Logs a run's steps as the loop does, without training: python wandb_worker.py CONFIG RESUME_STEP PLAN.
+
+CONFIG: JSON file with plain values. PLAN: words, done in order:
+
+    N            logs step N; with validation where N is even
+    panel=N      draws the panel of step N and logs it
+    save=N       commits a checkpoint of step N
+    rewind=N     goes back to step N; later losses differ from those before
+    fail         ends as a run does that training stopped, with code 3
+    kill         kill -9, once wandb has written what it was given
+    crash        kill -9 at once
+    preempt      ends with code 75
+    end          ends with code 0
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from made_checkpoints import add_checkpoint
+from PIL import Image
+
+from avff.config import Config
+from avff.engine.metrics_log import MetricsLog
+from avff.engine.wandb_run import FLUSH_SECONDS, report_failure
+from avff.strict_yaml import from_dict
+
+
+class Worker:
+    def __init__(self, config: Config, resume_step: int):
+        self.config = config
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        self.log = MetricsLog(config, resume_step=resume_step, code_revision="c0ffee")
+        self.branch = 0
+        self.step = resume_step
+
+    def do(self, word: str) -> None:
+        action, _, number = word.partition("=")
+        if action.isdigit():
+            self.log_step(int(action))
+        elif action in ("panel", "save", "rewind"):
+            getattr(self, action)(int(number))
+        else:
+            getattr(self, action)()
+
+    def log_step(self, step: int) -> None:
+        self.step = step
+        values = {"loss": 1 / step + self.branch, "mfu": None, "time_unix": time.time()}
+        self.log.write("train", step, 8 * step, values)
+        if step % 2 == 0:
+            self.log.write(
+                "validation", step, 8 * step, {"validation/auc": 0.1 * step, "validation/worst": float("nan")}
+            )
+
+    def panel(self, step: int) -> None:
+        path = self.config.run_dir / "panels" / f"step-{step}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8), (step, self.branch, 0)).save(path)
+        self.log.write_image("reconstruction", path, step, 8 * step)
+
+    def save(self, step: int) -> None:
+        self.log.make_durable()
+        add_checkpoint(self.config.run_dir, step, value=float(step))
+        self.log.write_checkpoint(step)
+
+    def rewind(self, step: int) -> None:
+        self.branch = 1
+        self.log.rewind(step)
+
+    def fail(self) -> None:
+        report_failure(self.config, reason="loss nan", code=3, step=self.step)
+        os._exit(3)
+
+    def kill(self) -> None:
+        time.sleep(FLUSH_SECONDS + 1)
+        self.crash()
+
+    def crash(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def preempt(self) -> None:
+        self.log.close(75)
+
+    def end(self) -> None:
+        self.log.close(0)
+
+
+def main(config_path: str, resume_step: str, *plan: str) -> None:
+    config = from_dict(Config, json.loads(Path(config_path).read_text()), where=config_path)
+    worker = Worker(config, int(resume_step))
+    for word in plan:
+        worker.do(word)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
