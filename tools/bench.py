@@ -18,6 +18,7 @@ from typing import Any
 from avff import __version__
 from avff.build_config import BuildConfig
 from avff.building.build import build_shards
+from avff.building.plan import plan_build
 from avff.building.sources import read_sources
 from avff.config import Config, load_config
 from avff.data.plan import build_plan
@@ -188,7 +189,7 @@ def generated_config(arguments: argparse.Namespace) -> Config:
 def few_clips(folder: Path) -> list[Sample]:
     generate_general_videos(folder / "media", num_clips=NUM_CLIPS, seed=0, num_workers=1)
     config = BuildConfig(mode="frame", frames_per_second=10.0, segment_seconds=1.6, min_seconds=1.6)
-    build_shards(read_sources(folder / "media", split="train", is_fake=0), folder / "clips", config)
+    build_shards(plan_build(read_sources(folder / "media", split="train", is_fake=0), folder / "clips", config))
     directory = open_directory(folder / "clips")
     return [read_sample(directory, row) for row in directory.rows if row.status == ("OK",)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from avff.build_config import BuildConfig
-from avff.building.parts import Reject
+from avff.building.parts import PARTS_FOLDER, Reject
 from avff.building.sources import Source
 from avff.data.shards import read_shard_info
 from avff.errors import ConfigError, ShardError
@@ -58,7 +58,7 @@ def load_journal(output: Path, request: dict[str, Any]) -> list[FinishedShard]:
     """
     path = output / JOURNAL_NAME
     if not path.is_file():
-        if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        if output.exists() and (not output.is_dir() or any(path.name != PARTS_FOLDER for path in output.iterdir())):
             raise ConfigError(f"{output}: exists and was not built by make_shards; name a new folder with --output")
         return []
     values = json.loads(path.read_bytes())

@@ -1,15 +1,14 @@
 """One source's samples on the disk, until they are laid into a shard: the unit that a rerun does not redo."""
 
 import json
-import logging
-import multiprocessing
 import os
-import threading
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from avff.build_config import BuildConfig
+from avff.building.locks import one_at_a_time
 from avff.building.samples import build_samples
 from avff.building.sources import Source
 from avff.data.index import index_path, read_index
@@ -17,6 +16,10 @@ from avff.data.shards import Sample, ShardDirectory, read_sample, write_shard
 from avff.errors import MediaError
 from avff.files import write_durably
 from avff.media.boxes import BoxTracks
+
+PARTS_FOLDER = ".parts"
+"""Within the shard directory."""
+_REPORT, _BEGUN = ".json", ".begun"
 
 
 class Reject(NamedTuple):
@@ -46,9 +49,20 @@ class Task(NamedTuple):
 
 
 def build_part(task: Task) -> Part:
-    """Builds one source into `part-N.tar` and `part-N.json`, or returns what an earlier run left of it."""
+    """Builds one source into `part-N.tar` and `part-N.json`, or returns what an earlier run left of it.
+
+    `part-N.begun` is there meanwhile, and stays if this process dies.
+    """
     if (part := load_part(task.directory, task.number)) is not None:
         return part
+    begun = task.directory / f"part-{task.number:08d}{_BEGUN}"
+    with one_at_a_time(begun):
+        part = load_part(task.directory, task.number) or _build_part(task)
+        begun.unlink(missing_ok=True)
+    return part
+
+
+def _build_part(task: Task) -> Part:
     kept: list[Sample] = []
     rejects: list[Reject] = []
     try:
@@ -66,6 +80,16 @@ def build_part(task: Task) -> Part:
     part = Part(info.bytes if info else 0, rejects)
     write_durably(_report_path(task.directory, task.number), json.dumps(part._asdict()).encode())
     return part
+
+
+def finished_parts(directory: Path) -> set[int]:
+    """Returns the numbers of the sources whose part is whole; one listing, which also shows what other machines wrote."""
+    return _numbers(directory, _REPORT)
+
+
+def begun_parts(directory: Path) -> set[int]:
+    """Returns the numbers of the sources that are being read, or were when a process died."""
+    return _numbers(directory, _BEGUN) - finished_parts(directory)
 
 
 def load_part(directory: Path, number: int) -> Part | None:
@@ -93,22 +117,17 @@ def remove_part(directory: Path, number: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def start_worker(log_level: int) -> None:
-    """Makes a pool's worker log as its parent does, and end with it: a parent that is killed cannot say so."""
-    logging.basicConfig(level=log_level, format="%(message)s")
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _tar_name(number: int) -> str:
     return f"part-{number:08d}.tar"
 
 
 def _report_path(directory: Path, number: int) -> Path:
-    return directory / f"part-{number:08d}.json"
+    return directory / f"part-{number:08d}{_REPORT}"
+
+
+def _numbers(directory: Path, suffix: str) -> set[int]:
+    if not directory.is_dir():
+        return set()
+    names = (entry.name for entry in os.scandir(directory))
+    matches = (re.fullmatch(rf"part-(\d+){re.escape(suffix)}", name) for name in names)
+    return {int(match[1]) for match in matches if match}

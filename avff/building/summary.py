@@ -1,11 +1,14 @@
 """What a shard directory holds, in numbers."""
 
+import csv
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 from avff.data.index import IndexRow
 from avff.data.shards import ShardDirectory
 
+REJECTS_NAME = "rejects.csv"
 _LABEL_NAMES = {0: "real", 1: "fake", None: "unknown"}
 
 
@@ -63,6 +66,20 @@ def summarize(directory: ShardDirectory, *, already_complete: bool = False) -> B
         num_bytes=sum(info.bytes for info in directory.shards),
         already_complete=already_complete,
     )
+
+
+def rejects_table(output: Path) -> list[str]:
+    """Returns a line per reason for which sources or segments were left out, the most frequent first, with an example."""
+    with (output / REJECTS_NAME).open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        return []
+    examples = {row["reason"]: f"{row['source_path']}: {row['detail']}" for row in reversed(rows)}
+    counts = Counter(row["reason"] for row in rows).most_common()
+    return [
+        f"{'rejected':16}{'count':>8}  such as",
+        *(f"{name:16}{count:8d}  {examples[name]}" for name, count in counts),
+    ]
 
 
 def _group(row: IndexRow) -> tuple[str, str, str]:

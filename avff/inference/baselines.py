@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from avff.batch import Clip
 from avff.config import Config
@@ -27,6 +26,7 @@ from avff.inference.detector import choose_device
 from avff.inference.evaluate import describe_sample, select_split
 from avff.inference.features import RandomFeatures, feature_matrix, metadata_features
 from avff.inference.loading import map_samples
+from avff.progress import progress_bar
 
 METADATA_ONLY = "metadata_only"
 RANDOM_FEATURES = "random_features"
@@ -103,7 +103,7 @@ def _read_features(
     samples: Sequence[StoredSample], *, networks: RandomFeatures, batch_size: int, num_workers: int, progress: bool
 ) -> list[ClipFeatures]:
     loaded = map_samples(samples, partial(_load, networks.view), num_workers=num_workers)
-    shown = iter(tqdm(loaded, total=len(samples), desc="baselines", unit="clip", disable=None if progress else True))
+    shown = iter(progress_bar(loaded, total=len(samples), unit="clip", description="baselines", shown=progress))
     found: list[ClipFeatures] = []
     while chunk := list(islice(shown, batch_size)):
         clips = [clip for _, clip in chunk if clip is not None]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from avff.config import Config
 from avff.data.index import IndexRow
 from avff.data.selection import StoredSample, check_unshared_keys
@@ -25,6 +23,7 @@ from avff.files import write_durably
 from avff.inference.detector import Detector, load_detector
 from avff.inference.loading import LoadedSample, load_samples
 from avff.inference.provenance import check_build, describe_provenance, leak_notes, read_training
+from avff.progress import progress_bar
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +120,7 @@ def score_samples(
     missing: dict[str, str] = {}
     timeout_seconds = detector.config.faults.decode_timeout_seconds
     loaded = load_samples(samples, detector.view, num_workers=num_workers, timeout_seconds=timeout_seconds)
-    shown = tqdm(loaded, total=len(samples), desc="score", unit="clip", disable=None if progress else True)
+    shown = progress_bar(loaded, total=len(samples), unit="clip", description="score", shown=progress)
     for chunk in _chunks(shown, batch_size):
         start = time.perf_counter()
         scores = aggregate(detector.score((window for one in chunk for window in one.windows), batch_size=batch_size))

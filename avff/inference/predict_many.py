@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tqdm import tqdm
-
 from avff.building.sources import VIDEO_SUFFIXES
 from avff.errors import EvaluationError, MediaError
 from avff.evaluation.aggregate import probability
@@ -17,6 +15,7 @@ from avff.files import write_durably
 from avff.inference.detector import Detector
 from avff.inference.predict import Prediction, predict_file
 from avff.inference.report import name_track
+from avff.progress import progress_bar
 
 Format = Literal["avff", "open-avff"]
 OPEN_AVFF_HEADER = "video_name,y_pred"
@@ -63,13 +62,8 @@ def predict_folder(
     rows = _continue_table(table, detector.checkpoint_sha256)
     done = {row["video_name"] for row in rows}
     remaining = [name for name in names if name not in done]
-    shown = tqdm(
-        remaining,
-        initial=len(names) - len(remaining),
-        total=len(names),
-        unit="file",
-        disable=None if progress else True,
-    )
+    there = len(names) - len(remaining)
+    shown = progress_bar(remaining, total=len(names), initial=there, unit="file", description="predict", shown=progress)
     with table.open("a", newline="", encoding="utf-8") as file:
         for name in shown:
             start = time.perf_counter()

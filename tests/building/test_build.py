@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from avff.build_config import BuildConfig
-from avff.building.build import _run_in, build_shards
+from avff.building.build import build_shards
+from avff.building.plan import BuildPlan, plan_build
 from avff.building.samples import segment_labels, shift_segments
 from avff.building.sources import Source, read_sources
+from avff.building.workers import run_in
 from avff.data.shards import open_directory, read_sample
 from avff.errors import ConfigError, MediaError
 from avff.schema import FakeSegments, VideoInfo
@@ -21,8 +23,12 @@ CONFIG = BuildConfig(mode="frame", min_seconds=3.2)
 SHARD_BYTES = 150_000
 
 
-def build(folder: Path, output: Path, **options):
-    return build_shards(read_sources(folder), output, CONFIG, **{"shard_bytes": SHARD_BYTES, **options})
+def plan(folder: Path, output: Path, config: BuildConfig = CONFIG, **options) -> BuildPlan:
+    return plan_build(read_sources(folder), output, config, shard_bytes=SHARD_BYTES, **options)
+
+
+def build(folder: Path, output: Path, *, num_workers: int = 0, num_shares: int = 0, **options):
+    return build_shards(plan(folder, output, **options), num_workers=num_workers, num_shares=num_shares)
 
 
 def content(directory: Path) -> dict[str, bytes]:
@@ -130,9 +136,7 @@ def test_lost_shard_is_rebuilt_and_the_others_are_kept(media_folder, built, tmp_
 
 def test_other_arguments_are_refused_with_both_values(media_folder, built):
     with pytest.raises(ConfigError, match=r"build\.profile was 'pretrain', now 'evidence'.*name a new folder"):
-        build_shards(
-            read_sources(media_folder), built, BuildConfig(mode="frame", profile="evidence"), shard_bytes=SHARD_BYTES
-        )
+        build(media_folder, built, config=BuildConfig(mode="frame", profile="evidence"))
     with pytest.raises(ConfigError, match="num_sources was 9, now 3"):
         build(media_folder / "a", built)
 
@@ -165,13 +169,14 @@ def test_box_file_of_other_videos_is_refused(media_folder, tmp_path):
     with pytest.raises(
         ConfigError, match=r"none of the 1 names in the box file, such as 'x\.mp4', is a source, such as"
     ):
-        build_shards(read_sources(media_folder), tmp_path / "out", config, boxes={"x.mp4": {}})
+        plan(media_folder, tmp_path / "out", config, boxes={"x.mp4": {}})
 
 
 @pytest.mark.slow
-def test_dead_worker_stops_the_build_and_names_the_way_on():
-    with pytest.raises(MediaError, match=r"a worker process died.*run the same command again"), _run_in(1) as run_all:
-        list(run_all([_Bomb()]))
+def test_dead_worker_stops_the_build_and_names_the_way_on(tmp_path):
+    (task,) = plan(Path(__file__), tmp_path).tasks
+    with pytest.raises(MediaError, match=r"a worker process died.*run the same command again"), run_in(1) as run_all:
+        list(run_all([task._replace(config=_Bomb())]))
 
 
 class _Bomb:

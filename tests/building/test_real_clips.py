@@ -10,6 +10,7 @@ import pytest
 
 from avff.build_config import BuildConfig
 from avff.building.build import build_shards
+from avff.building.plan import plan_build
 from avff.building.sources import read_sources
 from avff.data.shards import Sample, ShardDirectory, open_directory, read_sample
 
@@ -31,7 +32,7 @@ def samples_of(directory: ShardDirectory) -> dict[str, list[Sample]]:
 def whole_frames(real_clips, tmp_path_factory) -> ShardDirectory:
     output = tmp_path_factory.mktemp("frames") / "shards"
     sources = [source for source in read_sources(real_clips) if source.name in (ROTATED, SYNC)]
-    build_shards(sources, output, BuildConfig(mode="frame", profile="evidence"))
+    build_shards(plan_build(sources, output, BuildConfig(mode="frame", profile="evidence")))
     return open_directory(output)
 
 

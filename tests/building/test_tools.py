@@ -43,6 +43,20 @@ def test_folder_to_shards_to_pictures(media_folder, tmp_path, capsys):
         assert picture.width > 1000
 
 
+def test_shares_and_their_merge(media_folder, tmp_path, capsys):
+    shards = tmp_path / "shards"
+    command = ["--input", str(media_folder), "--output", str(shards), "--mode", "frame", "--num-workers", "0"]
+    assert make_shards.main([*command, "--share", "1/2"]) == 0
+    assert "share 1/2: 4 sources, 4 built now, 0 were there" in capsys.readouterr().out
+    assert make_shards.main([*command, "--merge-shares", "2"]) == 2
+    assert "5 of 9 sources are not built: \n  share 0/2 lacks 5, such as" in capsys.readouterr().err
+    assert make_shards.main([*command, "--share", "0/2"]) == 0
+    assert make_shards.main([*command, "--merge-shares", "2"]) == 0
+    text = capsys.readouterr().out
+    assert "8 samples of 8 sources" in text
+    assert "UNDECODABLE            1  broken.mp4: cannot be decoded" in text
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -50,6 +64,7 @@ def test_folder_to_shards_to_pictures(media_folder, tmp_path, capsys):
         (["--mode", "frame", "--set", "crop_facto=2"], "unknown key crop_facto; did you mean crop_factor"),
         (["--mode", "frame", "--val-fraction", "0.7", "--test-fraction", "0.7"], "have to be in"),
         (["--mode", "frame", "--split", "train", "--val-fraction", "0.1"], "name their splits already"),
+        (["--share", "2/2"], "the shares of 8 are 0/8 to 7/8"),
         (["--mode", "frame", "--min-seconds", "20"], "min_seconds 20.0 has to be positive and at most segment_seconds"),
     ],
 )

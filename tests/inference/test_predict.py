@@ -11,6 +11,7 @@ from PIL import Image
 from avff import cli
 from avff.build_config import BuildConfig, FaceConfig
 from avff.building.build import build_shards
+from avff.building.plan import plan_build
 from avff.building.sources import read_sources
 from avff.errors import CheckpointError, MediaError
 from avff.evaluation.aggregate import probability
@@ -24,7 +25,7 @@ from avff.media.synthetic import SplitPlan, generate_talking_heads
 
 def evaluate_file(path, detector, tmp_path):
     """Rows of the file by way of make_shards and evaluate, by key."""
-    build_shards(read_sources(path, split="test"), tmp_path / "shards", detector.build)
+    build_shards(plan_build(read_sources(path, split="test"), tmp_path / "shards", detector.build))
     checkpoint = str(detector.weights_path)
     result = evaluate(checkpoint, [tmp_path / "shards"], tmp_path / "out", device="cpu", num_workers=0, progress=False)
     return {row.key: row for row in result.rows}
@@ -121,6 +122,16 @@ def test_an_undecodable_file_is_undecided_with_the_decoders_reason(frame_detecto
     assert Image.open(io.BytesIO(draw_timeline(prediction))).size[0] > 1000
 
 
+def test_the_command_ends_with_2_for_a_file_that_it_cannot_decode(make_run, write_video, tmp_path, capsys):
+    checkpoint = str(make_run(build=BuildConfig(mode="frame", segment_seconds=2.0, min_seconds=1.6)))
+    (tmp_path / "torn.mp4").write_bytes(b"\0" * 5000)
+    write_video(tmp_path / "mute.mp4", seconds=2, sound=False)
+    for name, code in (("torn.mp4", 2), ("mute.mp4", 0)):
+        assert cli.main(["predict", str(tmp_path / name), "--checkpoint", checkpoint, "--device", "cpu"]) == code
+        assert f"{name}: UNDECIDED" in capsys.readouterr().out
+        assert json.loads((tmp_path / f"{name}.avff.json").read_text())["verdict"] == "UNDECIDED"
+
+
 def test_a_missing_file_and_the_users_boxes_are_errors(frame_detector, write_video, tmp_path):
     with pytest.raises(MediaError, match="no such file"):
         predict_file(tmp_path / "gone.mp4", frame_detector)
@@ -139,7 +150,7 @@ def test_the_command_gives_every_real_clip_a_verdict_or_a_reason(real_clips, mak
     for path in sorted(path for path in real_clips.iterdir() if path.suffix in (".mp4", ".mov")):
         output = tmp_path / path.stem
         command = ["predict", str(path), "--checkpoint", checkpoint, "--output", str(output), "--device", "cpu"]
-        assert cli.main(command) == 0, path.name
+        assert cli.main(command) == (2 if path.stem == "decord_corrupted" else 0), path.name
         report = json.loads(output.with_suffix(".json").read_text())
         assert Image.open(output.with_suffix(".png")).size[0] > 1000
         assert report["verdict"] in ("REAL", "FAKE", "UNDECIDED")

@@ -54,9 +54,11 @@ def test_an_interrupted_folder_continues_without_reading_files_again(folder, fra
     assert timeless[0] == timeless[1] == timeless[2]
 
 
-def test_a_log_file_gets_no_progress_bar(folder, frame_detector, tmp_path, capsys):
-    predict_folder(folder, frame_detector, tmp_path / "out.csv", progress=True)
+def test_a_log_file_gets_lines_instead_of_a_progress_bar(folder, frame_detector, tmp_path, capsys, caplog):
+    with caplog.at_level("INFO", "avff.progress"):
+        predict_folder(folder, frame_detector, tmp_path / "out.csv", progress=True)
     assert capsys.readouterr().err == ""
+    assert caplog.messages[0].startswith("predict: 0 of 3 files") and caplog.messages[-1].startswith("predict: 3 of 3")
 
 
 def test_open_avff_format(folder, frame_detector, tmp_path):

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import av
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from avff.errors import ConfigError
 from avff.media.synthetic.drawing import smooth_noise
 from avff.media.synthetic.voice import SAMPLE_RATE_HZ
+from avff.progress import progress_bar
 from avff.seeding import generator
 
 logger = logging.getLogger(__name__)
@@ -190,9 +190,7 @@ def _claim(output: Path, settings: dict[str, Any]) -> None:
 
 
 def _run_all(output: Path, recipes: Sequence[Recipe], num_workers: int, progress: bool) -> None:
-    shown = progress and recipes
-    bar = tqdm(total=len(recipes), desc=f"draw {output.name}", unit="clip", disable=None if shown else True)
-    with bar:
+    with progress_bar(total=len(recipes), unit="clip", description=f"draw {output.name}", shown=progress) as bar:
         if num_workers <= 1:
             for recipe in recipes:
                 _write_one(output, recipe)

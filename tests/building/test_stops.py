@@ -1,0 +1,87 @@
+"""A build that is told to stop, or loses a worker: it ends at once and says how to go on."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+MAKE_SHARDS = Path(__file__).parents[2] / "tools" / "make_shards.py"
+NUM_COPIES = 15
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def many_files(media_folder, tmp_path) -> Path:
+    """So many files that a build of them can be caught in the middle."""
+    folder = tmp_path / "media"
+    for number in range(NUM_COPIES):
+        shutil.copytree(media_folder / "a", folder / str(number))
+    return folder
+
+
+def start(folder: Path, output: Path) -> subprocess.Popen:
+    words = ["--input", str(folder), "--output", str(output), "--mode", "frame", "--num-workers", "2"]
+    command = [sys.executable, str(MAKE_SHARDS), *words]
+    return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_parts(output: Path, count: int = 4) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(output.glob(".parts/part-*.json"))) < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def end(process: subprocess.Popen) -> str:
+    """Waits for a process and all that it started; returns what it said on stderr."""
+    error = process.communicate(timeout=60)[1]
+    left = [other for other in psutil.process_iter() if _session(other.pid) == process.pid]
+    assert psutil.wait_procs(left, timeout=20)[1] == []
+    return error
+
+
+def _session(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("signals", "code", "words"),
+    [
+        ([signal.SIGINT, signal.SIGINT], 130, "interrupted; finished sources are kept"),
+        ([signal.SIGUSR2], 75, "stopped by SIGUSR2; finished sources are kept"),
+        ([signal.SIGTERM, signal.SIGTERM], 75, "stopped by SIGTERM; finished sources are kept"),
+    ],
+    ids=["ctrl-c-twice", "usr2", "term-twice"],
+)
+def test_signals_to_all_processes_end_it_at_once(many_files, tmp_path, signals, code, words):
+    output = tmp_path / "shards"
+    process = start(many_files, output)
+    wait_for_parts(output)
+    for number in signals:
+        os.killpg(process.pid, number)
+        time.sleep(0.02)
+    error = end(process)
+    assert (process.returncode, words in error) == (code, True), error
+    assert "Traceback" not in error
+    assert 4 <= len(list(output.glob(".parts/part-*.json"))) < 3 * NUM_COPIES
+
+
+def test_a_killed_worker_is_named_by_what_it_read(many_files, tmp_path):
+    output = tmp_path / "shards"
+    process = start(many_files, output)
+    wait_for_parts(output)
+    workers = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
+    workers[0].kill()
+    error = end(process)
+    assert process.returncode == 2
+    assert "a worker process died" in error and "while these were read: " in error and "clip " in error
