@@ -71,7 +71,8 @@ def starts_again(ends: Sequence[dict[str, Any]], *, is_training: bool) -> bool:
     code = ends[-1]["code"]
     if is_final(code) or code == PREEMPTED_EXIT_CODE:
         return code == PREEMPTED_EXIT_CODE
-    lost = [end for end in ends[-MAX_LOST_STARTS:] if end["num_starts"] == ends[-1]["num_starts"]]
+    last = ends[-MAX_LOST_STARTS:]
+    lost = [end for end in last if end["num_starts"] == last[-1]["num_starts"] and end["code"] != PREEMPTED_EXIT_CODE]
     return is_training and len(lost) < MAX_LOST_STARTS
 
 

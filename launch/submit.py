@@ -143,6 +143,14 @@ def log_path(folder: Path, job: str, task: int = 0) -> Path:
     return folder.resolve() / f"{job}_{task}_log.out"
 
 
+def last_log(run_dir: Path) -> Path | None:
+    """Returns where the newest job of a folder wrote; None where none was submitted, or none came to run."""
+    path = run_dir / JOB
+    record = json.loads(path.read_text()) if path.is_file() else None
+    log = log_path(Path(record["folder"]), record["job_id"]) if record else None
+    return log if log and log.is_file() else None
+
+
 def require_slurm() -> None:
     """Raises ConfigError in one line where no job can be submitted: what is missing, and what to use instead."""
     instead = "without SLURM train with launch/torchrun.sh CONFIG, or launch/pipeline.py --executor local"

@@ -45,17 +45,19 @@ def combinations(sweeps: Sequence[str]) -> list[tuple[str, ...]]:
     """Returns the overrides of every combination: `["a=1,2", "b=3,4"]` gives (a=1, b=3), (a=1, b=4), (a=2, b=3), ...
 
     Raises:
-        ConfigError: a sweep is not `section.key=value,value`.
+        ConfigError: a sweep is not `section.key=value,value`, or comes twice.
     """
-    choices = []
+    choices: dict[str, list[str]] = {}
     for sweep in sweeps:
         key, _, values = sweep.partition("=")
+        if key in choices:
+            raise ConfigError(f"--sweep {key}: given twice; write all its values into one")
         if not key or not values:
             raise ConfigError(
                 f"--sweep {sweep!r}: write section.key=value,value, such as optim.learning_rate=1e-4,3e-4"
             )
-        choices.append([f"{key}={value}" for value in LIST_COMMA.split(values)])
-    return list(itertools.product(*choices))
+        choices[key] = [f"{key}={value}" for value in LIST_COMMA.split(values)]
+    return list(itertools.product(*choices.values()))
 
 
 def _load(path: Path, overrides: Sequence[str], choice: Sequence[str]) -> Config:
@@ -63,14 +65,8 @@ def _load(path: Path, overrides: Sequence[str], choice: Sequence[str]) -> Config
     config = load_config(path, words)
     swept = [override.partition("=")[0] for override in choice if not override.startswith("name=")]
     values = flatten(config)
-    parts = [f"{_short(key, swept)}={_text(values[key])}" for key in swept]
+    parts = [f"{key.rpartition('.')[2]}={_text(values[key])}" for key in swept]
     return load_config(path, [*words, f"name={'-'.join([config.name, *parts])}"]) if parts else config
-
-
-def _short(key: str, keys: Sequence[str]) -> str:
-    """Returns the last word of a key, or all of it where another swept key ends alike."""
-    leaf = key.rpartition(".")[2]
-    return key if sum(other.rpartition(".")[2] == leaf for other in keys) > 1 else leaf
 
 
 def _text(value: Any) -> str:

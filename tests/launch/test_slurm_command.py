@@ -1,0 +1,191 @@
+"""launch/slurm.py as a user types it, where there is no SLURM; with one: tests/cluster."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from little_runs import make_config
+
+from avff import run_lock
+from avff.config import Config, save_config
+from avff.errors import ConfigError
+from launch import slurm
+from launch.resources import Resources
+from launch.submit import Command, active_job, describe, train_command
+from launch.task import Task
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _no_slurm(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "no programs here"))
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    return make_config(tmp_path / "shards", tmp_path / "runs")
+
+
+@pytest.fixture
+def config_path(config, tmp_path) -> str:
+    save_config(config, tmp_path / "run.yaml")
+    return str(tmp_path / "run.yaml")
+
+
+def run(capsys, *words: str) -> tuple[int, str, str]:
+    code = slurm.main(words)
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def test_without_slurm_one_line_says_what_is_missing_and_what_to_use(capsys, config_path):
+    code, _, error = run(capsys, config_path)
+    assert code == 2
+    assert error == (
+        "launch/slurm.py: no SLURM here: sbatch, srun, squeue, scontrol not found on the PATH; "
+        "without SLURM train with launch/torchrun.sh CONFIG, or launch/pipeline.py --executor local\n"
+    )
+
+
+def test_it_explains_itself():
+    command = [sys.executable, ROOT / "launch/slurm.py", "--help"]
+    text = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"}
+    ).stdout
+    for words in ("--gpus-per-node", "--dry-run", "--sweep optim.learning_rate=1e-4,3e-4", "queued again by itself"):
+        assert words in text
+
+
+def test_a_dry_run_shows_script_and_command_and_writes_nothing(capsys, config_path, config, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    words = ["--nodes=2", "--gpus-per-node=2", "--account=speech", "--setup=module load cuda", "--dry-run"]
+    code, text, _ = run(capsys, config_path, *words, "engine.micro_batch_size=1")
+    assert code == 0
+    lines = text.splitlines()
+    for line in ("#SBATCH --nodes=2", "#SBATCH --gpus-per-node=2", "#SBATCH --ntasks-per-node=2", "#SBATCH --requeue",
+                 "#SBATCH --account=speech", "#SBATCH --signal=USR2@120", "#SBATCH --time=1440", "module load cuda",
+                 f"# run folder {config.run_dir}"):  # fmt: skip
+        assert line in lines
+    assert next(line for line in lines if line.startswith("srun ")).split()[4:6] == [
+        "--kill-on-bad-exit=1",
+        "--cpus-per-task=4",
+    ]
+    assert f"export PYTHONSAFEPATH=1 PYTHONPATH={config.runs_dir}/code/" in text
+    assert "-m avff train " in text
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_options_and_configs_are_checked_before_anything_else(capsys, config_path):
+    code, _, error = run(capsys, config_path, "--nods=2", "--minutes=soon", "--dry-run")
+    assert code == 2
+    assert "--nods=2: no such option; did you mean --nodes?" in error
+    assert "--minutes: 'soon' is not a whole number" in error
+    code, _, error = run(capsys, config_path, "--nodes=3", "--dry-run")
+    assert code == 2
+    assert "engine.global_batch_size 4 does not divide over 3 ranks" in error
+    code, _, error = run(capsys, "optim.num_steps=3", "--dry-run")
+    assert (code, error) == (2, "launch/slurm.py: no CONFIG given; the files are in configs/\n")
+
+
+def test_shards_that_are_not_seen_from_here_are_noted(capsys, config_path, tmp_path):
+    assert f"note: {tmp_path / 'shards'} is not there as seen from here" in run(capsys, config_path, "--dry-run")[2]
+
+
+def test_a_folder_in_which_somebody_trains_is_refused(capsys, config_path, config):
+    """The lock is another process's: one's own does not keep oneself out."""
+    program = "import pathlib, sys\nfrom avff import run_lock\nwith run_lock.claim(pathlib.Path(sys.argv[1])):\n  print(); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-uc", program, config.run_dir], cwd=ROOT, **pipes) as trainer:
+        trainer.stdout.readline()
+        code, _, error = run(capsys, config_path, "--dry-run")
+        assert code == 2
+        assert f"{config.run_dir}: process {trainer.pid} on" in error
+        trainer.communicate("\n")
+    assert run_lock.holder(config.run_dir) is None
+    assert run(capsys, config_path, "--dry-run")[0] == 0
+
+
+def test_a_job_that_was_submitted_earlier_is_none_without_slurm(config):
+    config.run_dir.mkdir(parents=True)
+    (config.run_dir / "job.json").write_text(json.dumps({"job_id": "1"}))
+    assert active_job(config.run_dir) is None
+
+
+# ------------------------------------------------------------------------------------------- the script
+
+
+def script(*commands: Command, **asked) -> list[str]:
+    resources = Resources(**asked)
+    return describe(commands, resources, folder=Path("/jobs"), snapshot=Path("/code"), after=["7", "8_1"]).splitlines()
+
+
+def test_jobs_wait_for_others_and_go_with_them():
+    lines = script(Command(("-c", "pass"), None, "adapt"))
+    assert "#SBATCH --dependency=afterok:7:8_1" in lines
+    assert "#SBATCH --kill-on-invalid-dep=yes" in lines
+    assert "#SBATCH --job-name=adapt" in lines
+    assert f"{sys.executable} -m launch.requeue $? $JOB /jobs" in lines
+
+
+def test_several_commands_are_an_array_and_each_end_knows_its_run(config):
+    lines = script(*(Command((), Path(f"runs/{name}"), name) for name in ("a", "b c")))
+    assert "#SBATCH --array=0-1%2" in lines
+    assert "#SBATCH --job-name=a+1" in lines
+    at = lines.index("code=$? runs=(runs/a 'runs/b c')")
+    assert lines[at + 1].endswith('-m launch.requeue $code $JOB /jobs "${runs[$SLURM_ARRAY_TASK_ID]}"')
+
+
+def test_a_container_stands_between_srun_and_python():
+    [line] = [
+        line
+        for line in script(Command((), None, "a"), container="apptainer exec x.sif", python="python3")
+        if line.startswith("srun")
+    ]
+    assert " --cpus-per-task=1 apptainer exec x.sif python3 -u -m submitit.core._submit /jobs" in line
+
+
+def test_further_options_go_to_sbatch():
+    lines = script(Command((), None, "a"), sbatch=("--reservation=x y", "--hold"))
+    assert {"#SBATCH --reservation='x y'", "#SBATCH --hold"} <= set(lines)
+
+
+# ------------------------------------------------------------------------------------------- one task
+
+
+def test_a_training_is_told_what_slurm_leaves_it(config, tmp_path):
+    command = train_command(config, tmp_path / "jobs")
+    assert command.argv == ("-m", "avff", "train", str(tmp_path / "jobs/run.yaml"))
+    task = Task(command.argv, is_training=True, signal_seconds=90)
+    assert task.limits("10000", now=4000.0) == ["engine.grace_seconds=90", "engine.time_limit_minutes=99.50"]
+    assert task.limits("", now=4000.0) == ["engine.grace_seconds=90"]
+
+
+def test_a_smaller_limit_of_the_config_stays():
+    task = Task((), is_training=True, time_limit_minutes=10.0)
+    assert "engine.time_limit_minutes=10.00" in task.limits("10000", now=4000.0)
+    assert "engine.time_limit_minutes=10.00" in task.limits("", now=4000.0)
+    assert "engine.time_limit_minutes=9.50" in task.limits("4600", now=4000.0)
+
+
+def test_a_job_at_its_limit_is_not_without_limit():
+    """0 would mean none."""
+    assert "engine.time_limit_minutes=0.10" in Task((), is_training=True).limits("4000", now=4000.0)
+
+
+def test_other_commands_run_as_they_are():
+    assert Task(("-m", "x")).limits("10000", now=4000.0) == []
+
+
+def test_the_process_becomes_the_command():
+    program = "from launch.task import Task; Task(('-c', 'import os, sys; print(os.getpid(), sys.flags.safe_path)'))()"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.communicate()[0].split() == [str(process.pid), "True"]
+
+
+def test_what_slurm_refuses_is_a_config_error():
+    with pytest.raises(ConfigError, match="no SLURM here"):
+        slurm.require_slurm()
