@@ -47,6 +47,7 @@ class Result:
     Attributes:
         stage: how far it came: `start`, `join`, `reduce`, `links`, `done`.
         error: why not further; empty otherwise.
+        seconds: from its start to its end or error; of two ranks, the one that failed later mostly waited for the other.
         backend: nccl or gloo.
         device: the GPU's name and number, or `cpu`.
         gpu_id: tells GPUs of one node apart; empty for CPUs.
@@ -58,6 +59,7 @@ class Result:
 
     stage: str = "start"
     error: str = ""
+    seconds: float = 0.0
     backend: str = ""
     device: str = ""
     gpu_id: str = ""
@@ -85,21 +87,23 @@ def measure(meeting: Exchange, first_ranks: Sequence[int], limit_seconds: float)
     # The same avff as here, wherever this process found it.
     path = os.pathsep.join([str(Path(avff.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
     environment = {"NCCL_DEBUG": "INFO", **os.environ, "PYTHONPATH": path, "TORCH_CPP_LOG_LEVEL": "FATAL"}
+    meeting.put(NEWS, "start")
     try:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=2 * limit_seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        return Result(stage=meeting.news_of(meeting.rank), error=f"no answer after {2 * limit_seconds:g} s")
-    return read_result(done.returncode, done.stdout, done.stderr)
+        error, waited = f"no answer after {2 * limit_seconds:g} s", 2 * limit_seconds
+        return Result(stage=meeting.news_of(meeting.rank), error=error, seconds=waited)
+    return read_result(done.returncode, done.stdout, done.stderr, meeting.news_of(meeting.rank))
 
 
-def read_result(code: int, output: str, errors: str) -> Result:
-    """Returns what a child printed last, with the network that NCCL named before it; or the end of a crash."""
+def read_result(code: int, output: str, errors: str, stage: str) -> Result:
+    """Returns what a child printed last, with the network that NCCL named before it; or how it crashed in a stage."""
     lines = output.splitlines()
     if code or not lines or not lines[-1].startswith("{"):
         words = " / ".join((errors.strip() or output.strip()).splitlines()[-LAST_LINES:])
-        return Result(error=f"the process ended with {code}: {words}")
+        return Result(stage=stage, error=f"the process ended with {code}: {words}")
     transport = next((line.partition("Using network ")[2].strip() for line in lines if "Using network " in line), "")
     return Result(**{**json.loads(lines[-1]), "transport": transport})
 
@@ -115,6 +119,7 @@ def main() -> None:
     parser.add_argument("--limit-seconds", type=float, required=True)
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
+    began = time.monotonic()
     stage, found = "start", dict[str, Any]()
     try:
         meeting = exchange.join(
@@ -131,7 +136,8 @@ def main() -> None:
         error = ""
     except Exception as problem:  # noqa: BLE001  whatever it is, the parent reports it
         error = f"{type(problem).__name__}: {str(problem).splitlines()[0] if str(problem) else ''}"
-    print(json.dumps(asdict(Result(stage=stage, error=error, **found))), flush=True)  # noqa: T201
+    result = Result(stage=stage, error=error, seconds=time.monotonic() - began, **found)
+    print(json.dumps(asdict(result)), flush=True)  # noqa: T201
     os._exit(0)  # a broken group can hang the interpreter's own end
 
 

@@ -61,13 +61,13 @@ def clocks(offsets_seconds: Mapping[str, float]) -> Check:
     """
     worst = max(offsets_seconds, key=lambda node: abs(offsets_seconds[node]))
     skew_seconds = abs(offsets_seconds[worst])
-    measure = Measure("apart", skew_seconds, "s")
+    measure = Measure("apart", 1000 * skew_seconds, "ms")
     fix = f"let the administrators look at the time service of {worst} (chronyc tracking, timedatectl)"
     if skew_seconds > SKEW_FAIL_SECONDS:
         return fail(f"{worst} is off: SLURM and TLS refuse such clocks", fix, measure)
     if skew_seconds > SKEW_WARN_SECONDS:
         return warn(f"{worst} is off: times in logs will not fit together", fix, measure)
-    return ok("of all nodes agree", measure)
+    return ok("all nodes agree", measure)
 
 
 def cpus(node: Node, num_workers: int) -> Check:

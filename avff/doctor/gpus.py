@@ -107,7 +107,11 @@ def judge_gpus(found: Sequence[Gpu], num_ranks_here: int, *, needs_gpu: bool, dr
 
 
 def gpu_health() -> Check:
-    broken = [gpu.number for gpu in list_gpus() if gpu.uncorrected_errors]
+    return judge_health(list_gpus())
+
+
+def judge_health(found: Sequence[Gpu]) -> Check:
+    broken = [gpu.number for gpu in found if gpu.uncorrected_errors]
     if broken:
         return fail(
             f"uncorrected memory errors on GPU {_join(broken)}",

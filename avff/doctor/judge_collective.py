@@ -11,6 +11,7 @@ from avff.doctor.nodes import Node, ranks_in_words, where
 
 SLOW_GRADIENT_SECONDS = 1.0
 """Time per step that is lost to adding up gradients, at which the network wants to be looked at."""
+STAGES = ("start", "join", "reduce", "links", "done")
 SLOW_LINK_FACTOR = 0.5
 SLOW_GPU_FACTOR = 0.8
 
@@ -71,9 +72,8 @@ def seconds_of(size_bytes: int, bus_bytes_per_second: float, num_ranks: int) -> 
 
 
 def _judge_failure(failed: Mapping[int, Result], nodes: Sequence[Node]) -> Check:
-    """Names the rank that came least far; others mostly wait for it."""
-    order = ("start", "join", "reduce", "links", "done")
-    rank = min(failed, key=lambda rank: (order.index(failed[rank].stage) if failed[rank].stage in order else 0, rank))
+    """Names the rank that came least far, or failed first; others mostly waited for it."""
+    rank = min(failed, key=lambda rank: (STAGES.index(failed[rank].stage), failed[rank].seconds, rank))
     others = sorted(failed.keys() - {rank})
     also = f"; so did {ranks_in_words(others)}" if others else ""
     return fail(
@@ -95,7 +95,8 @@ def judge_links(results: Mapping[int, Result], nodes: Sequence[Node]) -> Check:
         return ok("one node")
     median = statistics.median(speeds.values())
     measure = Measure("median", median / 1e9, "GB/s")
-    slow = [f"{link} {speed / 1e9:.2f} GB/s" for link, speed in speeds.items() if speed < SLOW_LINK_FACTOR * median]
+    slow = [f"{link} {speed / 1e9:.2f} GB/s" for link, speed in speeds.items() if speed < STAGES = ("start", "join", "reduce", "links", "done")
+SLOW_LINK_FACTOR * median]
     if slow:
         return warn(
             f"slow: {', '.join(slow)}",

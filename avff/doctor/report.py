@@ -16,7 +16,12 @@ WORTH_NAMING = 2.0
 
 @dataclass(frozen=True)
 class Line:
-    """One answer and the nodes that gave it; no node for what all of them together say."""
+    """One answer.
+
+    Attributes:
+        nodes: that gave it, where others gave another one; none where all agree.
+        measured: its numbers in words, over these nodes.
+    """
 
     name: str
     check: Check
@@ -57,7 +62,10 @@ def _lines_of(name: str, per_node: Mapping[str, Mapping[str, Check]]) -> list[Li
             check = checks[name]
             groups.setdefault((check.status, check.value, check.fix), {})[node] = check
     ordered = sorted(groups.values(), key=len, reverse=True)
-    return [Line(name, next(iter(group.values())), tuple(group), _measured(group)) for group in ordered]
+    return [
+        Line(name, next(iter(group.values())), tuple(group) if len(groups) > 1 else (), _measured(group))
+        for group in ordered
+    ]
 
 
 def _measured(group: Mapping[str, Check]) -> tuple[str, ...]:
@@ -85,14 +93,13 @@ def as_text(report: Report, *, width: int = 0, colours: bool = False) -> str:
     """
     lines = report.lines
     name_width = max((len(line.name) for line in lines), default=0)
-    rows = [report.title, *(_row(line, name_width, len(report.per_node), width, colours) for line in lines)]
+    rows = [report.title, *(_row(line, name_width, width, colours) for line in lines)]
     return "\n".join([*rows, _closing(lines)])
 
 
-def _row(line: Line, name_width: int, num_nodes: int, width: int, colours: bool) -> str:
+def _row(line: Line, name_width: int, width: int, colours: bool) -> str:
     check = line.check
-    odd = bool(line.nodes) and len(line.nodes) < num_nodes
-    nodes = f"{shorten(line.nodes)}: " if odd else ""
+    nodes = f"{shorten(line.nodes)}: " if line.nodes else ""
     measured = f"; {', '.join(line.measured)}" if line.measured else ""
     fix = f" -> {check.fix}" if check.fix else ""
     row = f"{check.status:<4}  {line.name:<{name_width}}  {nodes}{check.value}{measured}{fix}"

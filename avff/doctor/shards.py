@@ -31,8 +31,8 @@ COPY_AGAIN = "copy the directory to this node again, or mount it there (python t
 
 def shard_directory(path: str, node_number: int) -> Check:
     """Compares every shard with the manifest by name and size, and reads a few samples, other ones on each node."""
-    folder = local_directory(path)
     try:
+        folder = local_directory(path)
         manifest = read_manifest(folder)
         shards = [ShardInfo(**values) for values in manifest["shards"]]
         check_files(folder, shards)
