@@ -1,6 +1,6 @@
 """Decides at the end of a job's step, in its batch script, whether the job starts again.
 
-    python -m launch.requeue CODE JOB FOLDER [RUN_DIR]
+    python -m launch.requeue CODE JOB FOLDER RUN_DIR
 
 The batch script is the one place that is left when a rank, its task or its container dies, that can always talk to
 SLURM, and that `scancel` ends before it could bring a job back. Node failures and preemption are SLURM's: `--requeue`.
@@ -29,7 +29,7 @@ ATTEMPTS, PAUSE_SECONDS = 10, 10.0
 def main(arguments: Sequence[str]) -> int:
     """Returns the code that the batch script ends with, after it has queued the job again where that is of use."""
     step_code, job, folder = int(arguments[0]), arguments[1], Path(arguments[2])
-    run_dir = Path(arguments[3]) if len(arguments) > 3 else None
+    run_dir = Path(arguments[3]) if arguments[3] else None  # empty: not a training
     code = decisive(step_code, _read_codes(Path(os.environ[EXIT_CODE_FILE])))
     end = {"code": code, "num_starts": _num_starts(run_dir), "time_unix": time.time()}
     path = ends_path(folder, job)

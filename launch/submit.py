@@ -1,6 +1,7 @@
 """Commands -> one SLURM job or job array, through submitit."""
 
 import contextlib
+import io
 import json
 import os
 import shlex
@@ -9,36 +10,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from avff.config import Config, save_config
 from avff.errors import ConfigError
 from avff.files import write_durably
-from avff.launched import EXIT_CODE_FILE
 from launch.resources import Resources
-from launch.task import JOB_END, Task
+from launch.script import Command, command_line, parameters, python_words, task_of
 
 JOB = "job.json"
 """In a run folder: which job trains it, and where that job's logs are."""
-
-
-@dataclass(frozen=True)
-class Command:
-    """What every task of a job runs.
-
-    Attributes:
-        argv: words after `python -P`.
-        run_dir: run folder of a training, which holds job.json and exit.json; None for anything else.
-        name: what the queue shows.
-        config: of a training; saved into the job's folder when it is submitted, where `argv` names it.
-    """
-
-    argv: tuple[str, ...]
-    run_dir: Path | None
-    name: str
-    config: Config | None = None
 
 
 def train_command(config: Config, folder: Path) -> Command:
@@ -78,14 +59,14 @@ def submit(
     for command in commands:
         if command.config:
             save_config(command.config, _config_path(command.config, folder))
-    executor = submitit.SlurmExecutor(folder, python=_python(resources))
-    executor.update_parameters(**_parameters(commands, resources, folder, snapshot, after, array_parallelism))
-    tasks = [_task(command, resources) for command in commands]
+    executor = submitit.SlurmExecutor(folder, python=python_words(resources))
+    executor.update_parameters(**parameters(commands, resources, folder, snapshot, after, array_parallelism))
+    tasks = [task_of(command, resources) for command in commands]
     try:
-        with _outside_of_any_job():
+        with _outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints the error, too
             jobs = executor.submit_array(tasks)
     except submitit.core.utils.FailedJobError as error:
-        raise ConfigError(f"sbatch refused the job: {error}") from error
+        raise ConfigError(f"{error}\nsbatch refused the job; partitions here are {_partitions()}") from error
     for command, job in zip(commands, jobs, strict=True):
         if command.run_dir:
             record_job(command.run_dir, job.job_id, folder)
@@ -105,12 +86,13 @@ def describe(
     from submitit.slurm.slurm import _make_sbatch_string
 
     folder = folder.resolve()
-    parameters = _parameters(commands, resources, folder, snapshot, after, array_parallelism)
+    words = parameters(commands, resources, folder, snapshot, after, array_parallelism)
     if len(commands) > 1:
-        parameters["map_count"] = len(commands)
-    script = _make_sbatch_string(f"{_python(resources)} -u -m submitit.core._submit {folder}", folder, **parameters)
+        words["map_count"] = len(commands)
+    command = f"{python_words(resources)} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    script = _make_sbatch_string(command, folder, **words)
     tasks = "task" if resources.num_tasks == 1 else f"each of {resources.num_tasks} tasks"
-    lines = [f"# {tasks} of {_job_of(index, commands)} runs in {Path.cwd()}:\n{_words(command, resources)}"
+    lines = [f"# {tasks} of {_job_of(index, commands)} runs in {Path.cwd()}:\n{command_line(command, resources)}"
              for index, command in enumerate(commands)]  # fmt: skip
     return "\n".join([script, *lines])
 
@@ -163,102 +145,13 @@ def require_slurm() -> None:
         raise ConfigError(f"submitit is not installed: pip install 'submitit>=1.5'; {instead}") from error
 
 
-# ------------------------------------------------------------------------------------------- the script
-
-
-def _parameters(
-    commands: Sequence[Command],
-    resources: Resources,
-    folder: Path,
-    snapshot: Path,
-    after: Sequence[str],
-    array_parallelism: int,
-) -> dict[str, Any]:
-    """Returns submitit's words for what is asked for; it leaves out those that are None."""
-    more = dict(_split_option(text) for text in resources.sbatch)
-    if after:
-        more |= {"dependency": "afterok:" + ":".join(after), "kill-on-invalid-dep": "yes"}
-    return {
-        "job_name": commands[0].name + (f"+{len(commands) - 1}" if len(commands) > 1 else ""),
-        "nodes": resources.nodes,
-        "ntasks_per_node": resources.tasks_per_node,
-        "gpus_per_node": resources.gpus_per_node or None,
-        "cpus_per_task": resources.cpus_per_task,
-        "mem": f"{resources.memory_gb}GB" if resources.memory_gb else None,
-        "exclusive": resources.exclusive or None,
-        "time": resources.minutes,
-        "signal_delay_s": resources.signal_seconds,
-        "partition": resources.partition or None,
-        "account": resources.account or None,
-        "qos": resources.qos or None,
-        "constraint": resources.constraint or None,
-        "exclude": resources.exclude or None,
-        "wckey": None,
-        "array_parallelism": array_parallelism,
-        "additional_parameters": {"requeue": True, **more},
-        "stderr_to_stdout": True,
-        # A rank that is lost ends the others at once; and srun does not take over how many cores a task has.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={resources.cpus_per_task}"],
-        "setup": _setup(resources, folder, snapshot),
-        "teardown": _teardown(commands, folder),
-    }
-
-
-def _setup(resources: Resources, folder: Path, snapshot: Path) -> list[str]:
-    """What the batch script does before srun; tasks inherit its variables."""
-    codes = f"{shlex.quote(str(folder))}/${{JOB}}_start${{SLURM_RESTART_COUNT:-0}}.codes"
-    return [
-        *resources.setup,
-        f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(str(snapshot))}${{PYTHONPATH:+:$PYTHONPATH}}",
-        "JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
-        f"export {JOB_END}=$(squeue --noheader --jobs $JOB --format %e | xargs --no-run-if-empty date +%s --date)",
-        f"export {EXIT_CODE_FILE}={codes}",
-    ]
-
-
-def _teardown(commands: Sequence[Command], folder: Path) -> list[str]:
-    """What the batch script does after srun: decide whether the job starts again."""
-    decide = f"{shlex.quote(sys.executable)} -m launch.requeue"
-    folder_word = shlex.quote(str(folder))
-    runs = [shlex.quote(str(command.run_dir)) for command in commands if command.run_dir]
-    if len(commands) == 1 or not runs:
-        return [" ".join([decide, "$? $JOB", folder_word, *runs])]
-    return [f"code=$? runs=({' '.join(runs)})", f'{decide} $code $JOB {folder_word} "${{runs[$SLURM_ARRAY_TASK_ID]}}"']
-
-
-def _split_option(text: str) -> tuple[str, str | bool]:
-    name, equals, value = text.removeprefix("--").partition("=")
-    return name, value if equals else True
-
-
-def _python(resources: Resources) -> str:
-    """Returns the shell words that start python in a task; a container's stand before it, behind srun's own options."""
-    return " ".join(filter(None, [resources.container, shlex.quote(resources.python or sys.executable)]))
-
-
-def _task(command: Command, resources: Resources) -> Task:
-    return Task(
-        command.argv,
-        is_training=command.run_dir is not None,
-        time_limit_minutes=command.config.engine.time_limit_minutes if command.config else 0.0,
-        signal_seconds=resources.signal_seconds,
-    )
-
-
-def _words(command: Command, resources: Resources) -> str:
-    limits = _task(command, resources).limits("", 0.0)
-    if command.run_dir:
-        limits = [*limits[:1], "engine.time_limit_minutes=<what SLURM leaves the job>"]
-    return shlex.join([resources.python or sys.executable, "-P", *command.argv]) + "".join(
-        f" {word}" for word in limits
-    )
-
-
 def _job_of(index: int, commands: Sequence[Command]) -> str:
     return f"array element {index}" if len(commands) > 1 else "the job"
 
 
-# ------------------------------------------------------------------------------------------- the submission
+def _partitions() -> str:
+    asked = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False)
+    return ", ".join(asked.stdout.split()) or "unknown"
 
 
 def _config_path(config: Config, folder: Path) -> Path:

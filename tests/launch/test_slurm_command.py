@@ -128,7 +128,7 @@ def test_jobs_wait_for_others_and_go_with_them():
     assert "#SBATCH --dependency=afterok:7:8_1" in lines
     assert "#SBATCH --kill-on-invalid-dep=yes" in lines
     assert "#SBATCH --job-name=adapt" in lines
-    assert f"{sys.executable} -m launch.requeue $? $JOB /jobs" in lines
+    assert f"{sys.executable} -m launch.requeue $? $JOB /jobs ''" in lines
 
 
 def test_several_commands_are_an_array_and_each_end_knows_its_run(config):
