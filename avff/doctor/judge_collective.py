@@ -95,8 +95,7 @@ def judge_links(results: Mapping[int, Result], nodes: Sequence[Node]) -> Check:
         return ok("one node")
     median = statistics.median(speeds.values())
     measure = Measure("median", median / 1e9, "GB/s")
-    slow = [f"{link} {speed / 1e9:.2f} GB/s" for link, speed in speeds.items() if speed < STAGES = ("start", "join", "reduce", "links", "done")
-SLOW_LINK_FACTOR * median]
+    slow = [f"{link} {speed / 1e9:.2f} GB/s" for link, speed in speeds.items() if speed < SLOW_LINK_FACTOR * median]
     if slow:
         return warn(
             f"slow: {', '.join(slow)}",
