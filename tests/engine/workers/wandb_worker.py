@@ -3,8 +3,10 @@
 CONFIG: JSON file with plain values. PLAN: words, done in order:
 
     N            logs step N; with validation where N is even
+    nodes        two nodes report their load
     panel=N      draws the panel of step N and logs it
     save=N       commits a checkpoint of step N
+    lose         kills wandb's service, as a scheduler's signal to all processes of a job does
     rewind=N     goes back to step N; later losses differ from those before
     fail         ends as a run does that training stopped, with code 3
     kill         kill -9, once wandb has written what it was given
@@ -22,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+import psutil
 from made_checkpoints import add_checkpoint
 from PIL import Image
 
@@ -57,6 +60,13 @@ class Worker:
                 "validation", step, 8 * step, {"validation/auc": 0.1 * step, "validation/worst": float("nan")}
             )
 
+    def nodes(self) -> None:
+        folder = self.config.run_dir / "system"
+        folder.mkdir()
+        for host, name, values in (("n1", "cpu_percent", (20, 30)), ("n2", "gpu0_power_watts", (500,))):
+            lines = (json.dumps({"time_unix": 0, "step": 0, name: value}) + "\n" for value in values)
+            (folder / f"{host}.jsonl").write_text("".join(lines))
+
     def panel(self, step: int) -> None:
         path = self.config.run_dir / "panels" / f"step-{step}.png"
         path.parent.mkdir(exist_ok=True)
@@ -67,6 +77,11 @@ class Worker:
         self.log.make_durable()
         add_checkpoint(self.config.run_dir, step, value=float(step))
         self.log.write_checkpoint(step)
+
+    def lose(self) -> None:
+        (service,) = (child for child in psutil.Process().children(recursive=True) if child.name() == "wandb-core")
+        service.kill()
+        service.wait()
 
     def rewind(self, step: int) -> None:
         self.branch = 1

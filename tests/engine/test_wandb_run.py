@@ -1,0 +1,94 @@
+"""What goes wrong in wandb stays there: metrics.jsonl is complete, and the run ends as it would have."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from avff.engine.wandb_fragments import merge, read_fragments
+from avff.json_lines import read_lines
+from avff.strict_yaml import to_dict
+
+pytestmark = pytest.mark.slow
+
+WORKER = Path(__file__).parent / "workers" / "wandb_worker.py"
+CLOSED_PORT = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def log(tiny_config, tmp_path):
+    """Logs steps in a process of its own: `log(plan, logging={...}, VARIABLE=...)` returns what it printed."""
+
+    def run(plan, *, logging, **environment):
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(to_dict(tiny_config(logging=logging))))
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        done = subprocess.run(
+            [sys.executable, str(WORKER), str(path), "0", *plan.split()],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=180,
+            env={**inherited, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **environment},
+        )
+        return done.stdout + done.stderr
+
+    return run
+
+
+def steps_of(run_dir):
+    return [line["step"] for line in read_lines(run_dir / "metrics.jsonl") if line["kind"] == "train"]
+
+
+def test_a_service_that_dies_is_logged_and_the_run_goes_on(log, tiny_config):
+    run_dir = tiny_config().run_dir
+    printed = log("1 lose 2 panel=2 save=2 3 end", logging={"wandb": "offline"})
+    assert "wandb's service has ended" in printed
+    assert steps_of(run_dir) == [1, 2, 3]
+
+
+def test_a_login_without_a_network_goes_on_offline(log, tiny_config):
+    run_dir = tiny_config().run_dir
+    printed = log("1 2 end", logging={"wandb": "auto"}, WANDB_API_KEY="0" * 40, WANDB_BASE_URL=CLOSED_PORT)
+    assert "wandb goes on offline" in printed
+    assert steps_of(run_dir) == [1, 2]
+    (fragment,) = read_fragments(run_dir)
+    assert not fragment.was_sent
+    assert list(fragment.rows) == [1, 2]
+
+
+def test_a_folder_that_takes_no_files_of_wandb_trains_without_it(log, tiny_config):
+    run_dir = tiny_config().run_dir
+    run_dir.mkdir(parents=True)
+    (run_dir / "wandb").write_text("a file where wandb's folder should be")
+    printed = log("1 2 panel=2 end", logging={"wandb": "offline"})
+    assert "training goes on without wandb" in printed
+    assert steps_of(run_dir) == [1, 2]
+
+
+def test_disabled_leaves_nothing_of_wandb(log, tiny_config):
+    log("1 panel=1 save=1 end", logging={"wandb": "disabled"})
+    assert not (tiny_config().run_dir / "wandb").exists()
+
+
+def test_the_load_of_all_nodes_joins_the_rows(log, tiny_config):
+    run_dir = tiny_config().run_dir
+    log("nodes 1 end", logging={"wandb": "offline", "wandb_group": "ablation"})
+    (fragment,) = read_fragments(run_dir)
+    assert fragment.run.run_group == "ablation"
+    items = merge(run_dir).rows[0].items
+    assert items[("system/n1/cpu_percent",)] == "25"
+    assert items[("system/n2/gpu0_power_watts",)] == "500"
+
+
+def test_a_start_after_a_kill_says_so(log, tiny_config):
+    run_dir = tiny_config().run_dir
+    run_dir.mkdir(parents=True)
+    end = {"reason": "no exit.json: killed, or its machine failed", "code": None, "step": None}
+    (run_dir / "starts.jsonl").write_text(json.dumps({"time_unix": 0, "host": "n1", "step": 0, "last_end": end}) + "\n")
+    log("1 end", logging={"wandb": "offline"})
+    (alert,) = merge(run_dir).alerts
+    assert (alert.alert.title, alert.alert.level) == ("tiny goes on", "WARN")
