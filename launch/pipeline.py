@@ -16,7 +16,7 @@ from launch.local_pipeline import command_line, run_here
 from launch.pipeline_steps import Progress, State, Step
 from launch.plan_pipeline import assess, missing_shards, new_folder, plan_steps
 from launch.slurm_pipeline import describe_jobs, submit_steps
-from launch.submit import active_job, require_slurm
+from launch.submit import active_job, last_log, require_slurm
 
 EPILOG = """\
 examples:
@@ -82,7 +82,10 @@ def run(options: argparse.Namespace) -> int:
     configs = load_configs(paths, overrides, None if options.status else processes)
     steps = plan_steps(configs, [Path(word) for word in options.evaluate if "=" not in word], options.split)
     progress = assess(steps, active_job)
-    print(format_table(steps, progress))
+    print(format_table(steps, progress), flush=True)
+    for step, one in zip(steps, progress, strict=True):
+        if one.state is not State.DONE and (log := last_log(step.folder)):
+            print(f"log of {step.name}: {log}")
     if options.status:
         return 0
     refuse_blocked(steps, progress)

@@ -32,7 +32,8 @@ def submit_steps(
 
     def send(step: Step, after: Sequence[str]) -> str:
         save_step_config(step, folder)
-        command, resources = _command(step, folder, code), resources_of(step, wanted)
+        resources = resources_of(step, wanted)
+        command = _command(step, folder, code, resources)
         [jobs[step.name]] = submit([command], resources, folder=folder, snapshot=code, after=after)
         if not isinstance(step, Train):
             record_job(step.folder, jobs[step.name], folder)
@@ -47,7 +48,8 @@ def describe_jobs(steps: Sequence[Step], progress: Sequence[Progress], wanted: R
     code, texts = snapshot_folder(_runs_dir(steps)), []
 
     def write_down(step: Step, after: Sequence[str]) -> str:
-        command, resources = _command(step, folder, code), resources_of(step, wanted)
+        resources = resources_of(step, wanted)
+        command = _command(step, folder, code, resources)
         script = describe([command], resources, folder=folder, snapshot=code, after=after)
         texts.append(f"# ---- {step.name}\n{script}")
         return f"<job of {step.name}>"
@@ -93,10 +95,13 @@ def _refuse_out_of_order(steps: Sequence[Step], progress: Sequence[Progress]) ->
             missing = step.name
 
 
-def _command(step: Step, folder: Path, code: Path) -> Command:
+def _command(step: Step, folder: Path, code: Path, resources: Resources) -> Command:
     if isinstance(step, Train):
         return train_command(step.config, folder)
-    return Command(tuple(step.words(code, config_path(step, folder))), None, step.name)
+    words = step.words(code, config_path(step, folder))
+    if isinstance(step, Evaluate):
+        words += ["--num-workers", str(resources.cpus_per_task)]
+    return Command(tuple(words), None, step.name)
 
 
 def _runs_dir(steps: Sequence[Step]) -> Path:

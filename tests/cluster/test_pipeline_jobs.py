@@ -12,6 +12,7 @@ from little_stages import make_stages, reading
 
 from avff.config import save_config
 from avff.run_folder import committed_steps
+from launch.submit import log_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -47,6 +48,11 @@ def submitted(text: str) -> dict[str, str]:
     return dict(re.findall(r"([\w-]+) \(job (\d+)\)", text))
 
 
+def logs(folder: Path) -> Path:
+    """Returns the folder of the first call."""
+    return sorted((folder / "runs/jobs").iterdir())[0]
+
+
 def states(text: str) -> list[str]:
     """Returns the last column of the table, without details."""
     return [re.split(r"\s{2,}", line)[2].partition(":")[0] for line in text.splitlines()[1:7]]
@@ -61,6 +67,10 @@ def test_a_failed_stage_stops_the_rest_and_the_same_line_finishes(pipeline, clus
     ends = [cluster.job(job)["JobState"] for job in jobs.values()]
     assert ends == ["COMPLETED", "COMPLETED", "FAILED", "CANCELLED", "CANCELLED", "CANCELLED"]
     assert not (tmp_path / "runs/stage3/config.yaml").exists()
+    table = pipeline("--status")
+    assert states(table) == ["done", "done", "failed", "to do", "to do", "to do"]
+    assert f"{tmp_path / 'later'}: no such shard directory" in table
+    assert re.search(r"log of stage2: (.*)", table)[1] == str(log_path(logs(tmp_path), jobs["stage2"]))
 
     shutil.copytree(shard_directory.path, tmp_path / "later")
     first = committed_steps(tmp_path / "runs/stage1")

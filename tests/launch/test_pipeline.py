@@ -25,6 +25,7 @@ from launch import pipeline
 from launch.local_pipeline import run_here
 from launch.pipeline_steps import Adapt, Evaluate, Progress, State, Step, Train
 from launch.plan_pipeline import assess, missing_shards, plan_steps
+from launch.submit import log_path, record_job
 
 ROOT = Path(__file__).parents[2]
 NOTHING_QUEUED = {}.get
@@ -346,6 +347,16 @@ def test_status_is_a_table_and_changes_nothing(files, chain, shards, capsys):
     assert lines[1].endswith("done: step 8 of 8")
     assert lines[2].endswith("to do")
     assert sorted(chain[0].run_dir.parent.rglob("*")) == before
+
+
+def test_the_log_of_what_is_not_done_is_named(files, chain, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")  # no squeue to ask
+    for config, job in zip(chain[:2], ("11", "12"), strict=True):
+        record_job(config.run_dir, job, tmp_path)
+        log_path(tmp_path, job).touch()
+    finish(chain[0])
+    assert pipeline.main([*files, "--status"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"log of stage2: {tmp_path / '12_0_log.out'}"
 
 
 def test_a_local_dry_run_prints_what_one_would_type(files, chain, shards, capsys):

@@ -42,6 +42,7 @@ def test_each_job_waits_for_the_one_before(steps, tmp_path):
         "stage3-evaluate": "<job of stage3>",
     }
     assert text.count("--kill-on-invalid-dep=yes") == 3
+    assert "--shards test --split test" in text and "--num-workers 12" in text
     assert not (tmp_path / "jobs").exists()
 
 
