@@ -25,13 +25,14 @@ window.problems = [];
 addEventListener("error", (event) => problems.push(event.message));
 Element.prototype.setPointerCapture = () => {};  // there is no pointer to capture for events that a script makes
 </script>"""
-ASK = """<script>setTimeout(() => {
+ASK = """<script>(function whenDrawn() {
+  if (charts.some((chart) => chart.isStale)) return setTimeout(whenDrawn, 100);
   const chartOf = (name) => charts.find((chart) => chart.spec.name === name);
   const count = (name, kind) => chartOf(name).svg.querySelectorAll(kind).length;
   const set = (id, value, event) => { byId(id).value = value; byId(id).dispatchEvent(new Event(event)); };
-  const point = (name, kind, x, buttons = {}) => {
+  const point = (name, kind, x) => {
     const svg = chartOf(name).svg, box = svg.getBoundingClientRect();
-    svg.dispatchEvent(new PointerEvent(kind, { clientX: box.left + x, clientY: box.top + 50, bubbles: true, ...buttons }));
+    svg.dispatchEvent(new PointerEvent(kind, { clientX: box.left + x, clientY: box.top + 50, bubbles: true }));
   };
   const labels = (name) => [...chartOf(name).svg.querySelectorAll("text")].map((text) => text.textContent);
   let values = null;
@@ -41,7 +42,7 @@ ASK = """<script>setTimeout(() => {
   pre.id = "answer";
   pre.textContent = JSON.stringify(answer);
   document.body.append(pre);
-}, 300)</script>"""
+})()</script>"""
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +86,7 @@ def ask(browser: str, page: Path, script: str, address: str = "") -> Any:
         f"--user-data-dir={page.parent / 'profile'}",
         WIDE_AND_TALL,
     ]
-    command = [browser, *options, "--virtual-time-budget=5000", "--dump-dom", f"file://{opened}{address}"]
+    command = [browser, *options, "--virtual-time-budget=60000", "--dump-dom", f"file://{opened}{address}"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     found = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.S)
     assert found, done.stderr[-2000:]
