@@ -13,7 +13,7 @@ MEDIA = ["torchvision>=0.26,<0.27", "torchaudio>=2.11,<2.12", "av>=15", "decord>
 # Identity embeddings; MTCNN comes from facenet-pytorch, which pins an old torch and so has to be
 # installed on its own: `pip install --no-deps facenet-pytorch==2.6.0` (the Makefile does).
 FACES = ["dlib-bin>=19.24", "face-recognition-models==0.3.0", "requests", "tqdm", "setuptools<81"]
-TRAIN = ["webdataset>=1.0,<2", "deepspeed>=0.19,<0.20", "wandb>=0.19", "ninja", "psutil"]
+TRAIN = ["webdataset>=1.0,<2", "deepspeed>=0.19,<0.20", "wandb>=0.31,<0.32", "ninja", "psutil"]
 REPORTS = ["matplotlib>=3.8", "scikit-learn>=1.4", "tqdm>=4.66"]
 DEV = ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"]
 LAUNCH = ["submitit>=1.5"]
