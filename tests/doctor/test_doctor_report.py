@@ -45,7 +45,7 @@ def test_a_warning_alone_lets_training_start():
 def test_lines_are_folded_for_a_terminal_below_their_answer():
     rows = as_text(REPORT, width=40).splitlines()
     assert all(len(row) <= 40 for row in rows[1:-1])
-    assert " " * 14 + "write 0 MB/s" in "\n".join(rows)
+    assert " " * 14 + "-> mount it" in "\n".join(rows)
 
 
 def test_json_holds_every_answer_of_every_node():
