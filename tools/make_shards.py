@@ -50,6 +50,9 @@ def main(argv: list[str] | None = None) -> int:
     except AvffError as error:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED_EXIT_CODE
+    except OSError as error:  # a full disk, a lost mount
+        print(f"error: {error}; finished sources are kept, run the same command again", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as error:
         how = f"stopped by {error}" if isinstance(error, Stopped) else "interrupted"
         print(f"{how}; finished sources are kept, run the same command again", file=sys.stderr)

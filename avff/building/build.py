@@ -12,6 +12,7 @@ each with a share of the sources (`build_parts`), and `build_shards` then finds 
 """
 
 import logging
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -82,6 +83,8 @@ def build_shards(
             with _built(laying.todo(), len(plan.tasks), 0 if num_shares else num_workers, progress) as parts:
                 laying.lay(parts)
             laying.finish(arguments or {})
+        # Not before the lock is let go: NFS keeps a file that is open. What is left of the folder does no harm.
+        shutil.rmtree(plan.parts, ignore_errors=True)
     return summarize(open_directory(plan.output), already_complete=complete)
 
 

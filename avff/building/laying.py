@@ -79,7 +79,7 @@ class Laying:
         rejects = [reject for _, shard in sorted(self.shards.items()) for reject in shard.rejects]
         infos = [read_shard_info(plan.output, shard.name) for shard in self.shards.values() if shard.name]
         if not infos:
-            shutil.rmtree(plan.output)
+            shutil.rmtree(plan.output, ignore_errors=True)  # NFS keeps the lock until it is let go
             reasons = "; ".join(f"{reject.source_path}: {reject.reason}" for reject in rejects[:5])
             raise MediaError(f"none of {len(plan.tasks)} sources gave a sample: {reasons}", reason="NO_SAMPLE")
         table = io.StringIO()
@@ -89,4 +89,3 @@ class Laying:
         counts = dict(sorted(Counter(reject.reason for reject in rejects).items()))
         values = {**arguments, **plan.request}
         write_manifest(plan.output, infos, build=to_dict(plan.config), arguments=values, rejects=counts)
-        shutil.rmtree(plan.parts)

@@ -36,6 +36,10 @@ class Share:
         """Neighbours in the order go to different shares, so that they end at about the same time."""
         return number % self.count == self.index
 
+    def size(self, total: int) -> int:
+        """Returns how many of `total` sources it owns."""
+        return len(range(self.index, total, self.count))
+
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"
 
@@ -134,12 +138,9 @@ def require_parts(plan: BuildPlan, num_shares: int) -> None:
             if torn := [task for task in missing if task.number in begun]:
                 lines[-1] += f"; it ended while it read {_names(torn)}"
     if lines:
-        raise ShardError(
-            f"{plan.output}: {len(remaining)} of {len(plan.tasks)} sources are not built: "
-            + "\n  ".join(
-                ["", *lines, "its log says why; run the same command again, which builds only what is missing"]
-            )
-        )
+        first = f"{plan.output}: {len(remaining)} of {len(plan.tasks)} sources are not built:"
+        last = "the logs of these shares say why; the same command again builds only what is missing"
+        raise ShardError("\n  ".join([first, *lines, last]))
 
 
 def _names(tasks: list[Task]) -> str:

@@ -49,7 +49,7 @@ def test_shares_and_their_merge(media_folder, tmp_path, capsys):
     assert make_shards.main([*command, "--share", "1/2"]) == 0
     assert "share 1/2: 4 sources, 4 built now, 0 were there" in capsys.readouterr().out
     assert make_shards.main([*command, "--merge-shares", "2"]) == 2
-    assert "5 of 9 sources are not built: \n  share 0/2 lacks 5, such as" in capsys.readouterr().err
+    assert "5 of 9 sources are not built:\n  share 0/2 lacks 5, such as" in capsys.readouterr().err
     assert make_shards.main([*command, "--share", "0/2"]) == 0
     assert make_shards.main([*command, "--merge-shares", "2"]) == 0
     text = capsys.readouterr().out
