@@ -166,7 +166,7 @@ class Chart {
   shapes(scaleY, left, width, height) {
     const bottom = height - MARGIN.bottom, right = width - MARGIN.right;
     const clip = "clip-" + this.spec.id;
-    const area = { x: left, y: MARGIN.top - 4, width: Math.max(0, right - left), height: bottom - MARGIN.top + 6 };
+    const area = { x: left - 5, y: MARGIN.top - 4, width: Math.max(0, right - left + 10), height: bottom - MARGIN.top + 6 };
     const inside = element("g", { "clip-path": `url(#${clip})` }, ...this.marks(bottom), ...this.paths(scaleY));
     this.selection = element("rect", { class: "selection", y: MARGIN.top, height: bottom - MARGIN.top, width: 0 });
     this.cursor = element("line", { class: "cursor", y1: MARGIN.top, y2: bottom, visibility: "hidden" });

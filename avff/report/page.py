@@ -140,9 +140,9 @@ def _marks(run: Run) -> list[dict[str, Any]]:
 
 def _axes(axes: Axes) -> dict[str, list[float | None]]:
     return {
-        "step": [round(value) for value in axes.step_N.tolist()],
+        "step": [_tenths(value) for value in axes.step_N.tolist()],
         "samples": [round(value) for value in axes.samples_seen_N.tolist()],
-        "time": [_plain(round(value, 1)) for value in axes.elapsed_seconds_N.tolist()],
+        "time": [_tenths(value) for value in axes.elapsed_seconds_N.tolist()],
     }
 
 
@@ -160,6 +160,10 @@ def _line(line: Line, axes: int) -> dict[str, Any]:
 
 def _list(values_N: np.ndarray) -> list[float | None]:
     return [_plain(float(f"{value:.{SIGNIFICANT_DIGITS}g}")) for value in values_N.tolist()]
+
+
+def _tenths(value: float) -> float | None:
+    return int(value) if value.is_integer() else _plain(round(value, 1))
 
 
 def _plain(value: float) -> float | None:

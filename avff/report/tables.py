@@ -122,8 +122,8 @@ def starts(runs: Sequence[Run]) -> str:
         for number, (start, end) in enumerate(zip(run.starts, ends, strict=True), 1):
             when = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(start["time_unix"]))
             ended = describe_end(end) if end else "not yet, or killed"
-            cells = [str(number), when, start["host"], f"{start['step']:,}", ended]
-            lines.append([swatch(index) + text(run.label), *(text(cell) for cell in cells)])
+            cells = [text(cell) for cell in (start["host"], f"{start['step']:,}", ended)]
+            lines.append([swatch(index) + text(run.label), str(number), f"<time>{when}</time>", *cells])
     return table(["run", "start", "UTC", "host of rank 0", "from step", "how it ended"], lines) if lines else ""
 
 
