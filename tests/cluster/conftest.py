@@ -1,4 +1,4 @@
-"""`cluster`: a real SLURM of two nodes for the whole session; cluster.py says what it is.
+"""`cluster`: a real SLURM of two nodes for the whole session; cluster.py says what it is. `undisturbed`: a run on it.
 
 AVFF_CLUSTER=FOLDER     uses the cluster that is there (or is started there), and leaves it running
 AVFF_KEEP_CLUSTER=1     leaves the one that the tests started, and says where
@@ -13,7 +13,11 @@ from pathlib import Path
 
 import pytest
 from cluster import Cluster, start
+from little_runs import build_shards
 from machine import UnavailableError
+from two_ranks import Launch, write_config
+
+from avff.config import Config
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +55,16 @@ def _leave_the_cluster_as_it_was(request: pytest.FixtureRequest) -> Iterator[Non
         cluster.run("scancel", *left)
     for node in cluster.nodes:
         cluster.restore(node)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Config:
+    """The run of two_ranks.py to which nothing happened."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config_path, config = write_config(folder, build_shards(folder / "shards"))
+    launches = [Launch(cluster, node, config_path) for node in cluster.nodes]
+    assert [launch.wait() for launch in launches] == [0, 0], launches[0].log[-6000:]
+    return config
 
 
 def _jobs(cluster: Cluster) -> list[str]:

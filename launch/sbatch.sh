@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Trains as a plain SLURM job, without submitit: one task per rank, queued again until the run is done.
+#
+#   sbatch [options of sbatch] launch/sbatch.sh CONFIG [section.key=value ...]
+#
+# Example, from the project's folder, which all nodes have to see:
+#
+#   sbatch --nodes=2 --ntasks-per-node=8 --gpus-per-node=8 --cpus-per-task=12 --mem=0 --time=24:00:00 \
+#       launch/sbatch.sh configs/stage1_kinetics.yaml
+#
+# 120 seconds before the time limit, and when the job is preempted, all ranks save and end with 75; this script then
+# queues the job again, and it goes on at the next step in the same run folder. The same after a crash or a lost node.
+# It does not after 0 (finished), 2 (refused), 3 (training stopped itself) and `scancel`, nor where no rank came as far
+# as to say anything: then it is the environment that is broken. Runs that get nowhere end with 3.
+#
+# Saving takes longer than 120 s? sbatch --signal=USR2@300 ... launch/sbatch.sh CONFIG engine.grace_seconds=300
+# Watch it with `tail -f slurm-JOBID.out`. Lines of your cluster, such as `module load`, have their place below, in a
+# copy of this file. Options given to sbatch win over these:
+#SBATCH --job-name=avff
+#SBATCH --signal=USR2@120
+#SBATCH --requeue
+#SBATCH --open-mode=append
+set -uo pipefail
+
+if [ -z "${SLURM_JOB_ID:-}" ] || [ $# -eq 0 ]; then
+    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    [ "${1:-}" = --help ] || [ "${1:-}" = -h ] && exit 0 || exit 2
+fi
+
+# ---- lines of your cluster: module load ..., export NCCL_SOCKET_IFNAME=..., source .../activate ----
+
+[ -x .venv/bin/python ] && python=.venv/bin/python || python=python3
+
+# Ranks write their codes here: srun tells the highest of all, which may be that of a rank that it had to kill.
+export AVFF_EXIT_CODE_FILE=$PWD/slurm-$SLURM_JOB_ID.codes
+: >"$AVFF_EXIT_CODE_FILE"
+trap 'rm -f "$AVFF_EXIT_CODE_FILE"' EXIT
+trap 'exit 143' TERM # scancel, or too late: SLURM has decided what becomes of the job
+
+limits=("engine.grace_seconds=120")
+end=$(date -d "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format=%e)" +%s 2>/dev/null) || end=''
+if [ -n "$end" ] && [ $((end - $(date +%s))) -ge 180 ]; then # where the signal would be late for a save, this is not
+    limits+=("engine.time_limit_minutes=$(((end - $(date +%s)) / 60 - 1))")
+fi
+
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+    "$python" -u -m avff train "$1" "${limits[@]}" "${@:2}"
+srun_code=$?
+
+code=$srun_code
+for final in 2 3 130; do # as avff.errors.is_final; a rank that says so outweighs those that were ended with it
+    if [ "$srun_code" -ne 0 ] && grep -qx "$final" "$AVFF_EXIT_CODE_FILE"; then code=$final; fi
+done
+said=$(wc -l <"$AVFF_EXIT_CODE_FILE")
+
+case $code in
+    0 | 2 | 3 | 130) again='' ;;
+    75 | 140) again=now ;; # 140: the signal came before Python was ready for it
+    *) [ "$said" -gt 0 ] || [ "$SECONDS" -ge 120 ] && again=now || again='' ;;
+esac
+echo "sbatch.sh: job $SLURM_JOB_ID ended with code $code, ${again:-not} queued again" >&2
+if [ -n "$again" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"
