@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from avff.config import save_config
-from avff.engine.append_log import read_lines
+from avff.json_lines import read_lines
 
 pytestmark = [pytest.mark.real_clips, pytest.mark.slow]
 NUM_STEPS = 20

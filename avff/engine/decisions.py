@@ -15,7 +15,8 @@ from typing import Any
 from avff import distributed
 from avff.data.quarantine import Quarantine, Quarantined
 from avff.engine import agreement
-from avff.engine.append_log import AppendLog, read_lines, truncate
+from avff.engine.append_log import AppendLog, truncate
+from avff.json_lines import read_lines
 
 FILE = "decisions.jsonl"
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from avff import run_folder
 from avff.config import Config
-from avff.engine.append_log import AppendLog, read_lines, truncate
+from avff.engine.append_log import AppendLog, truncate
 from avff.errors import INTERRUPTED_EXIT_CODE, REFUSED_EXIT_CODE, TrainingError
+from avff.json_lines import read_lines
 
 STARTS = "starts.jsonl"
 

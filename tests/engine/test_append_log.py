@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from avff.engine.append_log import AppendLog, read_lines, truncate
+from avff.engine.append_log import AppendLog, truncate
 from avff.errors import CheckpointError
+from avff.json_lines import read_lines
 
 
 @pytest.fixture

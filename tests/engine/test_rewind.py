@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from avff.engine.append_log import read_lines
 from avff.engine.metrics_log import TIMING_FIELDS
 from avff.files import sha256_of
+from avff.json_lines import read_lines
 from avff.run_folder import checkpoint_dir, committed_steps
 from avff.strict_yaml import to_dict
 

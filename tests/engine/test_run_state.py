@@ -7,11 +7,11 @@ import torch
 from made_checkpoints import add_checkpoint
 
 from avff.config import load_config
-from avff.engine.append_log import read_lines
 from avff.engine.run_state import MAY_CHANGE, open_run, read_exit, write_exit
 from avff.engine.starts import STARTS
 from avff.engine.train import run_stage
 from avff.errors import ConfigError, TrainingError
+from avff.json_lines import read_lines
 from avff.run_folder import COMMIT, checkpoint_dir
 from avff.strict_yaml import flatten
 

@@ -12,12 +12,12 @@ import pytest
 from avff.config import Config
 from avff.data.selection import evaluation_samples
 from avff.data.shards import read_sample
-from avff.engine.append_log import read_lines
 from avff.engine.metrics_log import TIMING_FIELDS
 from avff.evaluation.aggregate import aggregate, probability
 from avff.evaluation.metrics import balanced_accuracy, roc_auc
 from avff.files import sha256_of
 from avff.inference.detector import load_detector
+from avff.json_lines import read_lines
 from avff.models.build import build_model
 from avff.models.weights import make_sidecar, read_sidecar, save_weights
 from avff.run_folder import checkpoint_dir, committed_steps, resolve_checkpoint

@@ -17,7 +17,7 @@ from worker import Fault
 
 from avff import run_folder
 from avff.config import load_config, save_config
-from avff.engine.append_log import read_lines
+from avff.json_lines import read_lines
 
 SAVE_STEP = 4
 """The save that faults happen around; one at step 2 is there before it."""

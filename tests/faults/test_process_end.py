@@ -12,7 +12,7 @@ import pytest
 from launches import Training
 from little_runs import NUM_STEPS
 
-from avff.engine.append_log import read_lines
+from avff.json_lines import read_lines
 from avff.run_folder import committed_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
