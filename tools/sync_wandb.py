@@ -76,8 +76,8 @@ def describe(merged: MergedRun) -> str:
     span = f"steps {steps[0]} to {steps[-1]}" if steps else "no step yet"
     num_filled_in = sum(row.is_filled_in for row in merged.rows)
     return (
-        f"{len(merged.fragments)} fragments of run {merged.id}, {len(steps)} rows ({span}), {num_filled_in} filled in from "
-        f"metrics.jsonl, {merged.num_dropped} redone or void ones left out"
+        f"{len(merged.fragments)} fragments of run {merged.id}, {len(steps)} rows ({span}), {num_filled_in} filled "
+        f"in from metrics.jsonl, {merged.num_dropped} redone or void ones left out"
     )
 
 

@@ -133,7 +133,7 @@ def _gpus() -> dict[str, float]:
 
 
 def parse_gpus(table: str) -> dict[str, float]:
-    """Turns nvidia-smi's table (no header, no units) into numbers; what a GPU does not tell, such as `[N/A]`, is left out."""
+    """Turns nvidia-smi's table (no header, no units) into numbers; what a GPU does not tell (`[N/A]`) is left out."""
     found: dict[str, float] = {}
     for index, *cells in csv.reader(table.splitlines(), skipinitialspace=True):
         for name, cell in zip(list(GPU_FIELDS.values())[1:], cells, strict=True):

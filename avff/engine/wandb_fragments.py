@@ -2,7 +2,8 @@
 
 Each start writes a fragment of its own. A kill takes the end of one; a start after it does steps again; a rewind makes
 steps void. metrics.jsonl is the truth about all of that, so the merged run has exactly its steps and numbers. What only
-wandb has comes from the newest fragment that agrees about the step: pictures, what the nodes measured, checkpoints, alerts.
+wandb has comes from the newest fragment that agrees about the step: pictures, and what the nodes measured of
+themselves. Checkpoints and alerts are taken from all.
 """
 
 import dataclasses
@@ -174,8 +175,8 @@ def merge(run_dir: Path) -> MergedRun:
         raise CheckpointError(f"{run_dir / FOLDER}: no run of wandb (was it trained with logging.wandb=disabled?)")
     if len(ids) > 1:
         raise CheckpointError(
-            f"{run_dir / FOLDER}: fragments of several runs of wandb ({', '.join(ids)}), as in a folder that was copied "
-            "or moved while it was trained; move those of all but one away"
+            f"{run_dir / FOLDER}: fragments of several runs of wandb ({', '.join(ids)}), as in a folder that was "
+            "copied or moved while it was trained; move those of all but one away"
         )
     lines = _lines_by_step(run_dir)
     rows: list[Row] = []

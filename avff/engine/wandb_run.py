@@ -123,7 +123,7 @@ def report_failure(config: Config, *, reason: str, code: int, step: int) -> None
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What wandb raises where network, login, disk (a checkpoint that is gone included) or its own service fail; the classes have no common base."""
+    """What wandb, or reading what it is told of, raises where network, login, disk or service fail; no common base."""
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     from wandb.sdk.lib.service.service_token import WandbServiceConnectionError

@@ -1,4 +1,4 @@
-"""Starts that were killed, stopped and taken back become one run of wandb, equal to metrics.jsonl, and are sent once."""
+"""Starts that were killed, stopped and taken back become one run of wandb, equal to metrics.jsonl, sent once."""
 
 import json
 import math
