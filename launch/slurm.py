@@ -83,39 +83,50 @@ def run(options: argparse.Namespace) -> int:
     runs_dir = Path(configs[0].runs_dir)
     folder = runs_dir / "jobs" / f"{time.strftime('%Y%m%d-%H%M%S')}-{configs[0].name}"
     if options.doctor:
-        commands = [Command(("-m", "avff", "doctor", str(paths[0]), *overrides), None, f"doctor-{configs[0].name}")]
+        words = (str(paths[0]), *overrides, f"engine.grace_seconds={asked.signal_seconds}")
+        commands = [Command(("-m", "avff", "doctor", *words), None, f"doctor-{configs[0].name}")]
     else:
-        refuse_what_cannot_start(configs)
-        note_missing_shards(configs)
+        configs = startable(configs)
         commands = [train_command(config, folder) for config in configs]
+    if not commands:
+        return 0
     if options.dry_run:
         return show(commands, asked, folder, snapshot_folder(runs_dir), options.at_once)
-    jobs = submit.submit(
-        commands, asked, folder=folder, snapshot=take_snapshot(runs_dir), array_parallelism=options.at_once
-    )
-    if options.doctor:
-        return wait_for(jobs[0], folder)
-    report(jobs, configs, folder)
-    return 0
+    snapshot = take_snapshot(runs_dir)
+    jobs = submit.submit(commands, asked, folder=folder, snapshot=snapshot, array_parallelism=options.at_once)
+    return wait_for(jobs[0], folder) if options.doctor else report(jobs, configs, folder)
 
 
-def refuse_what_cannot_start(configs: Sequence[Config]) -> None:
-    """Raises ConfigError for run folders that are in use, or that hold a run which another config cannot continue."""
-    problems = []
+def startable(configs: Sequence[Config]) -> list[Config]:
+    """Returns the configs whose runs have steps left: the line of a sweep submits the rest of it.
+
+    Raises:
+        ConfigError: a run folder is in use, or holds a run that another config cannot continue.
+    """
+    left = [config for config in configs if config.optim.num_steps not in committed_steps(config.run_dir)]
     for config in configs:
-        if job := active_job(config.run_dir):
-            problems.append(f"{config.run_dir}: job {job} trains here already; scancel {job}, or give another `name`")
-        elif who := holder(config.run_dir):
-            problems.append(f"{config.run_dir}: process {who['pid']} on {who['host']} trains here; give another `name`")
-        elif committed_steps(config.run_dir):
-            from avff.engine.run_state import forbidden_changes  # imports torch, which takes seconds
-
-            problems += [
-                f"{config.run_dir}: was started with {key}={old!r}, not {new!r}; use the old value or another `name`"
-                for key, old, new in forbidden_changes(config)
-            ]
-    if problems:
+        if config not in left:
+            print(f"{config.run_dir}: finished at step {config.optim.num_steps}, nothing to do")
+    if problems := [problem for config in left for problem in what_keeps_from_starting(config)]:
         raise ConfigError("\n".join(problems))
+    note_missing_shards(left)
+    return left
+
+
+def what_keeps_from_starting(config: Config) -> list[str]:
+    run_dir = config.run_dir
+    if job := active_job(run_dir):
+        return [f"{run_dir}: job {job} trains here already; scancel {job}, or give another `name`"]
+    if who := holder(run_dir):
+        return [f"{run_dir}: process {who['pid']} on {who['host']} trains here; stop it, or give another `name`"]
+    if not committed_steps(run_dir):
+        return []
+    from avff.engine.run_state import forbidden_changes  # imports torch, which takes seconds
+
+    return [
+        f"{run_dir}: was started with {key}={old!r}, not {new!r}; use the old value or another `name`"
+        for key, old, new in forbidden_changes(config)
+    ]
 
 
 def note_missing_shards(configs: Sequence[Config]) -> None:
@@ -143,8 +154,8 @@ def show(commands: Sequence[Command], asked: Resources, folder: Path, snapshot: 
     return 2 if said.returncode else 0
 
 
-def report(jobs: Sequence[str], configs: Sequence[Config], folder: Path) -> None:
-    """Prints what was submitted, how to watch it and how to end it."""
+def report(jobs: Sequence[str], configs: Sequence[Config], folder: Path) -> int:
+    """Prints what was submitted, how to watch it and how to end it; returns 0."""
     job = jobs[0].partition("_")[0]
     for number, config in zip(jobs, configs, strict=True):
         print(f"job {number}: {config.run_dir}")
@@ -152,6 +163,7 @@ def report(jobs: Sequence[str], configs: Sequence[Config], folder: Path) -> None
     print(f"log      tail -F {submit.log_path(folder, jobs[0])}")
     print(f"curves   avff report {shlex.join(str(config.run_dir) for config in configs)}")
     print(f"end      scancel {job}        (training saves first, if KillWait allows; the same command goes on)")
+    return 0
 
 
 def wait_for(job: str, folder: Path) -> int:

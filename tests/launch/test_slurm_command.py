@@ -1,5 +1,6 @@
 """launch/slurm.py as a user types it, where there is no SLURM; with one: tests/cluster."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ from little_runs import make_config
 from avff import run_lock
 from avff.config import Config, save_config
 from avff.errors import ConfigError
+from avff.run_folder import checkpoint_dir
 from launch import slurm
 from launch.resources import Resources
 from launch.submit import Command, active_job, describe, train_command
@@ -107,6 +109,43 @@ def test_a_folder_in_which_somebody_trains_is_refused(capsys, config_path, confi
         trainer.communicate("\n")
     assert run_lock.holder(config.run_dir) is None
     assert run(capsys, config_path, "--dry-run")[0] == 0
+
+
+def finish_run(config: Config) -> None:
+    """Leaves what is looked at of a finished run."""
+    save_config(config, made(config.run_dir) / "config.yaml")
+    (made(checkpoint_dir(config.run_dir, config.optim.num_steps)) / "COMMIT").touch()
+
+
+def made(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_what_is_finished_of_a_sweep_is_left_out(capsys, config_path, config):
+    finish_run(dataclasses.replace(config, name="run-seed=0", seed=0))
+    code, text, _ = run(capsys, config_path, "--sweep=seed=0,1", "--dry-run")
+    assert code == 0
+    assert f"{config.runs_dir}/run-seed=0: finished at step 12, nothing to do" in text
+    assert [line for line in text.splitlines() if line.startswith("# run folder")] == [
+        f"# run folder {config.runs_dir}/run-seed=1"
+    ]
+    code, text, _ = run(capsys, config_path, "--sweep=seed=0", "--dry-run")
+    assert (code, "sbatch" in text.lower()) == (0, False)
+
+
+def test_a_run_that_another_config_cannot_continue_is_refused(capsys, config_path, config):
+    finish_run(config)
+    code, _, error = run(capsys, config_path, "--dry-run", "optim.num_steps=20", "seed=3")
+    assert code == 2
+    assert f"{config.run_dir}: was started with seed=0, not 3; use the old value or another `name`" in error
+    assert "was started with optim.num_steps=12, not 20" in error
+
+
+def test_the_doctor_sees_the_config_and_the_job(capsys, config_path):
+    code, text, _ = run(capsys, config_path, "--doctor", "--dry-run", "--signal-seconds=90", "seed=3")
+    assert code == 0
+    assert f"-P -m avff doctor {config_path} seed=3 engine.grace_seconds=90" in text
 
 
 def test_a_job_that_was_submitted_earlier_is_none_without_slurm(config):
