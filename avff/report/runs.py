@@ -101,7 +101,7 @@ def _find(paths: Sequence[Path]) -> list[Path]:
         found.update((run.resolve(), run) for run in runs)
     if problems:
         raise CheckpointError("\n".join(problems))
-    return list(dict.fromkeys(found.values()))
+    return list(found.values())
 
 
 def _is_run(path: Path) -> bool:

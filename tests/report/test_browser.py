@@ -105,12 +105,13 @@ def test_every_chart_is_drawn_and_a_point_stands_where_its_value_is(browser, pag
         const ys = [...chart.svg.querySelectorAll("text[text-anchor=end]")].map((t) => [Number(t.textContent), Number(t.getAttribute("y")) - 4]);
         return {
           drawn: charts.map((c) => [c.spec.name, c.svg.querySelectorAll("path.curve").length]),
-          path, ys, firstX: chart.scaleX(10), lastX: chart.scaleX(100),
+          path, ys, rangeY: chart.rangeY([10, 100]), firstX: chart.scaleX(10), lastX: chart.scaleX(100),
           glyphs: [...chart.svg.querySelectorAll(".glyph")].map((g) => g.textContent),
         };
         """,
     )
     assert dict(values["drawn"]) == {"loss": 2, "adversarial": 1, "validation/auc": 1, "system/cpu_percent": 1}
+    assert values["rangeY"] == pytest.approx([1 - 0.06 * 18, 19 + 0.06 * 18]), "the values of both runs and some air"
     # Loss rises linearly from 1 to 10, without a value at step 30: two strokes.
     strokes = [re.findall(r"([\d.]+) ([\d.]+)", stroke) for stroke in values["path"].split("M")[1:]]
     assert [len(stroke) for stroke in strokes] == [2, 7]
@@ -196,12 +197,16 @@ def test_dragging_zooms_every_chart_and_a_double_click_shows_all(browser, page):
         point("loss", "pointerup", from);
         const zoomed = [state.zoom, chartOf("adversarial").scaleX.inverse(60) > 19, byId("unzoom").hidden];
         chart.svg.dispatchEvent(new MouseEvent("dblclick"));
-        return { shaded, width: to - from, zoomed, all: state.zoom };
+        const all = state.zoom;
+        change({ zoom: [20, 40] });
+        set("x", "time", "change");
+        return { shaded, width: to - from, zoomed, all, onOtherAxis: state.zoom };
         """,
     )
     assert values["shaded"] == pytest.approx(values["width"])
     assert values["zoomed"] == [pytest.approx([20, 40]), True, False]
     assert values["all"] is None
+    assert values["onOtherAxis"] is None, "steps are no seconds"
 
 
 def test_smoothing_is_an_average_without_pull_and_leaves_validation_alone(browser, page):
@@ -242,6 +247,7 @@ NUMBERS = {
     "[...pausesOf([0, 1, 2, 50, 51])]": [3],
     "linePath([0, 1, 2, 3], [1, 1, null, 1], new Set([1]))": "M0.0 1.0h0M1.0 1.0h0M3.0 1.0h0",
     "bandPath([0, 1, 2], [0, 0, null], [2, 3, null], new Set())": "M0.0 2.0L1.0 3.0L1.0 0.0L0.0 0.0Z",
+    "bandPath([0, 1, 2, 3], [0, 0, 0, 0], [1, 1, 1, 1], new Set([2]))": "M0.0 1.0L1.0 1.0L1.0 0.0L0.0 0.0ZM2.0 1.0L3.0 1.0L3.0 0.0L2.0 0.0Z",
     "[nearest([0, 5, 9], [1, null, 1], 5), nearest([1], [null], 0)]": [2, -1],
     "extent([...Array(100).keys()], 0.05)": [5, 94],
 }
