@@ -125,7 +125,7 @@ def _merge_equal(charts: Sequence[Chart]) -> list[Chart]:
         if twin is None:
             kept.append(chart)
         else:
-            also = "; ".join(filter(None, [kept[twin].about, f"equal to {chart.name}"]))
+            also = "; ".join(filter(None, [kept[twin].about, f"equal to {chart.name.rpartition('/')[2]}"]))
             kept[twin] = kept[twin]._replace(about=also)
     return kept
 

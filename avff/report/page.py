@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from avff.errors import ConfigError
 from avff.files import write_durably
 from avff.report import tables
 from avff.report.charts import Group, Line, make_groups
@@ -20,6 +21,8 @@ from avff.report.runs import Run, panel_step, read_runs
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 SIGNIFICANT_DIGITS = 6
+MAX_NAMES = 4
+"""Of runs in the page's title."""
 LESS_THAN = "\\u003c"
 """In JSON within HTML, where `</script>` in a name would end the data."""
 
@@ -42,7 +45,10 @@ def write_report(paths: Sequence[Path], output: Path, *, smoothing: float = 0.0)
 
     Raises:
         CheckpointError: a path is no run folder, a file in one is damaged, or no run has metrics.
+        ConfigError: `output` is a folder.
     """
+    if output.is_dir():
+        raise ConfigError(f"--output {output} is a folder; name the page in it: {output / 'report.html'}")
     runs, left_out = read_runs(paths)
     groups = make_groups(runs)
     page = render(runs, groups, left_out, smoothing=smoothing).encode()
@@ -54,7 +60,7 @@ def write_report(paths: Sequence[Path], output: Path, *, smoothing: float = 0.0)
 def render(runs: Sequence[Run], groups: Sequence[Group], notes: Sequence[str] = (), *, smoothing: float = 0.0) -> str:
     """Returns the page as HTML text."""
     now_unix = time.time()
-    title = ", ".join(run.label for run in runs[:4]) + (" …" if len(runs) > 4 else "")
+    title = ", ".join(run.label for run in runs) if len(runs) <= MAX_NAMES else f"{len(runs)} runs"
     written = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now_unix))
     sections = [
         _section("Where the configs differ", tables.differences(runs)),

@@ -61,13 +61,13 @@ def _state(run: Run, now_unix: float) -> str:
         job = f", job {run.holder['job']}" if run.holder.get("job") else ""
         return f"training on {run.holder['host']}{job}{_age(run, now_unix)}"
     if run.exit is None:
-        return f"training on another machine, or killed{_age(run, now_unix)}"
+        return f"training elsewhere, or killed{_age(run, now_unix)}"
     return "finished" if run.exit["code"] == 0 else describe_end(run.exit)
 
 
 def _age(run: Run, now_unix: float) -> str:
     written = [line["time_unix"] for line in run.metrics if "time_unix" in line]
-    return f"; newest line {_duration(max(0.0, now_unix - written[-1]))} before this page" if written else ""
+    return f"; newest line {_duration(max(0.0, now_unix - written[-1]))} old" if written else ""
 
 
 def _best(run: Run) -> str:

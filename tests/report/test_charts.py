@@ -45,7 +45,7 @@ def test_charts_that_would_look_alike_are_one(tmp_path):
 
     group = groups_of(write_run(tmp_path / "a", [line(1), line(2)]))["Learning rates"]
     assert names(group) == ["learning_rate/decay", "learning_rate/new"]
-    assert group.charts[0].about == "equal to learning_rate/no_decay"
+    assert group.charts[0].about == "equal to no_decay"
 
 
 def test_counters_that_stayed_at_zero_are_said_and_not_drawn(tmp_path):

@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 import pytest
 from made_runs import start_line, train_line, validation_line, write_run
 
+from avff.errors import ConfigError
 from avff.report.page import POLICY, write_report
 
 
@@ -133,3 +134,9 @@ def test_marks_stand_on_every_axis(tmp_path):
 def test_a_run_left_out_is_said(tmp_path):
     page = written(tmp_path, write_run(tmp_path / "a", [train_line(1)]), write_run(tmp_path / "b", []))
     assert f"{tmp_path / 'b'}: no line in metrics.jsonl yet" in page
+
+
+def test_a_folder_is_no_page(tmp_path):
+    run = write_run(tmp_path / "a", [train_line(1)])
+    with pytest.raises(ConfigError, match=r"name the page in it: .*report\.html"):
+        write_report([run], tmp_path)

@@ -30,7 +30,7 @@ def test_overview_says_where_each_run_stands(tmp_path):
     full = write_run(tmp_path / "full", metrics, exit={"reason": "disk full", "code": 3, "step": 7})
     lines = cells(tables.overview(read_runs([done, lost, full])[0], now_unix=STARTED_UNIX + 40 + 120))
     assert lines[0][:7] == ["done", "finished", "30 of 1,000", "1,920", "3", "reconstruction 1.5 at step 20", "12"]
-    assert lines[1][1] == "training on another machine, or killed; newest line 2 min before this page"
+    assert lines[1][1] == "training elsewhere, or killed; newest line 2 min old"
     assert lines[1][4:] == ["–", "–", "–", "40 s", "2"]
     assert lines[2][1] == "disk full (code 3, step 7)"
 
