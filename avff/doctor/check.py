@@ -6,13 +6,15 @@ from enum import StrEnum
 from threading import Thread
 from typing import Any, NamedTuple
 
+from avff.errors import describe
+
 
 class Status(StrEnum):
     OK = "ok"
     WARN = "warn"
     """Training runs, but slower or less safely than it could."""
     FAIL = "FAIL"
-    """Training would end, or hang, because of this."""
+    """Training would end, hang, or get nowhere because of this."""
 
 
 class Measure(NamedTuple):
@@ -87,4 +89,4 @@ def _answer(function: CheckFunction) -> Check:
     try:
         return function()
     except Exception as error:  # noqa: BLE001  whatever breaks is what the user wants to hear about
-        return fail(f"{type(error).__name__}: {error}", "mend what the message names, then run avff doctor again")
+        return fail(describe(error), "mend what the message names, then run avff doctor again")

@@ -45,9 +45,12 @@ def _config_checks(config: Config, number: int, num_ranks_here: int, world_size:
     checks: dict[str, CheckFunction] = {"memory": partial(machine.memory, config, num_ranks_here, world_size)}
     if config.engine.compile:
         checks["compiler"] = software.compiler
-    for use in ("train", "validation"):
-        for place, source in enumerate(getattr(config.data, use)):
-            checks[f"data.{use}[{place}]"] = partial(_shard_directory, source.path, number)
+    sources = {"train": config.data.train, "validation": config.data.validation}
+    names: dict[str, str] = {}
+    for use, of_use in sources.items():
+        for place, source in enumerate(of_use):
+            names.setdefault(source.path, f"data.{use}[{place}]")  # once, where it is used for both
+    checks |= {name: partial(_shard_directory, path, number) for path, name in names.items()}
     if config.data.train:
         checks["decoding"] = partial(_decoding, config)
     if config.engine.init_weights:

@@ -123,7 +123,7 @@ class _Examination:
             for node in nodes[1:]:
                 answers[node.name] = self._received(node, reported.get(node.first_rank))
             if self.probe and len(nodes) > 1:
-                together["run folder"] = self._look_for_tokens(nodes, self.probe)
+                together["run folder, seen"] = self._look_for_tokens(nodes, self.probe)
         for node in nodes:
             answers[node.name]["cores"] = compare.cpus(node, self.config.data.num_workers if self.config else 0)
         if len(nodes) > 1:
@@ -162,9 +162,13 @@ class _Examination:
         self._measure(nodes)
         values = self.meeting.collect("measured", ranks, 3 * self.limit_seconds)
         results = {rank: Result(**values[rank]) if rank in values else Result(error="no answer") for rank in ranks}
-        gradient_bytes = needs.gradient_bytes(self.config) if self.config else 0
-        fabric = machine.has_infiniband()
-        answers = {"all-reduce": judge_collective.judge_all_reduce(results, nodes, gradient_bytes, has_fabric=fabric)}
+
+        def judge() -> Check:
+            gradient_bytes = needs.gradient_bytes(self.config) if self.config else 0
+            fabric = machine.has_infiniband()
+            return judge_collective.judge_all_reduce(results, nodes, gradient_bytes, has_fabric=fabric)
+
+        answers = {"all-reduce": run_check(judge, self.limit_seconds)}
         if answers["all-reduce"].status is not Status.FAIL and len(nodes) > 1:
             answers["links"] = judge_collective.judge_links(results, nodes)
         return answers | {"devices": judge_collective.judge_devices(results, nodes)}

@@ -109,15 +109,15 @@ def test_what_is_wrong_on_one_node_is_named(made, tmp_path, start):
     code, report = report_of(processes[0])
     assert (code, processes[1].wait(TIMEOUT_SECONDS)) == (2, 0)
     good, bad = report["nodes"]["n1"], report["nodes"]["n2"]
-    broken = {"data.train[0]", "data.validation[0]", "decoding", "run folder", "shared memory", "open files"}
+    broken = {"data.train[0]", "decoding", "run folder", "shared memory", "open files"}
     # Both ranks are one machine, whose own address is not one that two nodes could use.
     assert failed(good) == {"main address"}
     assert failed(bad) == {"main address"} | broken
     assert "has no manifest.json" in bad["data.train[0]"]["value"]
     assert bad["open files"]["value"] == "270 may be open, a rank needs 272"
     assert all(bad[name]["fix"] for name in broken)
-    assert failed(report["together"]) == {"run folder"}
-    assert report["together"]["run folder"]["value"].endswith("does not see what n2 writes")
+    assert failed(report["together"]) == {"run folder, seen"}
+    assert report["together"]["run folder, seen"]["value"].endswith("does not see what n2 writes")
     assert report["together"]["all-reduce"]["value"].startswith("2 ranks, gloo")
 
 
