@@ -23,7 +23,7 @@
 set -uo pipefail
 
 if [ -z "${SLURM_JOB_ID:-}" ] || [ $# -eq 0 ]; then
-    sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+    sed -n '2,/^#SBATCH/{/^#SBATCH/!s/^# \{0,1\}//p}' "$0"
     [ "${1:-}" = --help ] || [ "${1:-}" = -h ] && exit 0 || exit 2
 fi
 

@@ -136,8 +136,8 @@ def _lay_out(layout: Layout) -> Cluster:
     for name in ("run", "log", "munge", "state"):
         (folder / name).mkdir(parents=True, mode=0o755)
     machine.prepare(folder / "log" / "apt.log")
-    has_networks = machine.has_networks()
-    if not has_networks:
+    has_networks = layout.has_networks and machine.has_networks()
+    if layout.has_networks and not has_networks:
         print("no network namespaces here: nodes share this machine's network (127.0.0.0/8)", file=sys.stderr)
     layout = network.settle(layout, has_networks)
     fields = {name: value for name, value in dataclasses.asdict(layout).items() if name != "folder"}
@@ -165,6 +165,7 @@ def main() -> int:
         action.add_argument("folder", type=Path)
         if name == "start":
             action.add_argument("--nodes", type=int, default=2, help="number of nodes (default: %(default)s)")
+            action.add_argument("--shared-network", action="store_true", help="as where there are no namespaces for it")
         if name in ("fail", "exec"):
             action.add_argument("node")
         if name == "exec":
@@ -180,7 +181,7 @@ def main() -> int:
 def _act(options: argparse.Namespace) -> int:
     folder = options.folder.absolute()
     if options.action == "start":
-        start(folder, num_nodes=options.nodes)
+        start(folder, num_nodes=options.nodes, has_networks=not options.shared_network)
         return 0
     if not (folder / LAYOUT).exists():
         raise ClusterError(f"no cluster in {folder}")

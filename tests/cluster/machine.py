@@ -66,13 +66,13 @@ def _install(packages: list[str], log_path: Path) -> None:
         _POLICY.write_text("#!/bin/sh\nexit 101\n")
         _POLICY.chmod(0o755)
     install = "apt-get install -y --no-install-recommends -o DPkg::Lock::Timeout=300".split() + packages
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
         with log_path.open("w") as log:
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for command in (install, ["apt-get", "update"], install):  # again with a fresh index, if it has to be
-                if subprocess.run(command, stdout=log, stderr=log, env=environment, check=False).returncode == 0:
-                    if command is install:
-                        return
+            for command in (["true"], ["apt-get", "update"]):  # again with a fresh index, if it has to be
+                subprocess.run(command, stdout=log, stderr=log, check=False)
+                if subprocess.run(install, stdout=log, stderr=log, env=environment, check=False).returncode == 0:
+                    return
     finally:
         if not had_policy:
             _POLICY.unlink()
