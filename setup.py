@@ -34,5 +34,5 @@ setup(
         "launch": LAUNCH,
         "dev": DEV,
     },
-    entry_points={"console_scripts": ["avff=avff.cli:main"]},
+    entry_points={"console_scripts": ["avff=avff.cli:run"]},
 )

@@ -10,6 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from avff import __version__, launched
 from avff.config import load_config
@@ -38,6 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _let_the_first_speak()
         launched.note_exit_code(exit_code(error))
         return exit_code(error)
+
+
+def run() -> NoReturn:
+    """The `avff` program: `main`, and the end of the process.
+
+    After a training the interpreter's own end, with threads of gloo and wandb still alive, is now and then an abort
+    (code -6), which would pass for a crash.
+    """
+    code = main()
+    if "avff.engine.process" in sys.modules:
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _speaks() -> bool:

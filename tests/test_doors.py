@@ -84,3 +84,13 @@ def test_every_file_that_the_readme_names_exists():
     assert set(re.findall(r"^\t?make ([\w-]+)", README, re.M)) | {"test", "test-quick", "lint"} <= set(
         re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M)
     )
+
+
+def test_after_a_training_the_process_ends_with_its_code_whatever_threads_are_left():
+    """The interpreter's own end aborts now and then, with code -6; here it does so always."""
+    code = (
+        "import atexit, os, sys; import avff.engine.process; from avff import cli;"
+        "atexit.register(os.abort); sys.argv = ['avff', 'train', 'nowhere.yaml']; cli.run()"
+    )
+    done = run("-c", code)
+    assert done.returncode == 2 and "nowhere.yaml: no such config file" in done.stderr
