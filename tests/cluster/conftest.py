@@ -7,6 +7,7 @@ AVFF_REQUIRE_CLUSTER=1  fails where this machine cannot have one; without it, it
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,9 +31,11 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
         if os.environ.get("AVFF_REQUIRE_CLUSTER") == "1":
             pytest.fail(str(error))
         pytest.skip(f"no SLURM: {error}")
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)  # of `timeout` or CI: stop the cluster, too
     try:
         yield started
     finally:
+        signal.signal(signal.SIGTERM, terminated)
         if given or os.environ.get("AVFF_KEEP_CLUSTER") == "1":
             print(f"\nthe cluster goes on: python tests/cluster/cluster.py stop {folder}")
         else:
