@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,13 +25,16 @@ WAIT_SECONDS = 30.0
 """For the processes of the launch before, which may still be ending."""
 BEAT_SECONDS = 0.2
 
+_FLOCK = "hhqqi"
+"""struct flock on 64-bit Linux: type, whence, start, length, pid."""
+
 
 @contextmanager
 def claim(run_dir: Path) -> Iterator[None]:
     """Holds a run folder, made if need be, for this process.
 
-    On a file system without locks it warns and goes on. So does the restart of a SLURM job whose earlier self seems to
-    hold the folder: SLURM has made sure that it is gone, and a lost node's lock may outlive it by minutes.
+    On a file system without locks it warns and goes on. So does, after the wait, the restart of a SLURM job whose
+    earlier start seems to hold the folder: SLURM has ended that, and a lost node's lock may outlive it by minutes.
 
     Raises:
         ConfigError: another process still trains here after half a minute; it is named.
@@ -47,7 +51,7 @@ def claim(run_dir: Path) -> Iterator[None]:
 
 
 def holder(run_dir: Path) -> dict[str, Any] | None:
-    """Returns host, pid and job (empty outside SLURM) of the process that trains in a folder; None if none does.
+    """Returns host, pid, job (empty outside SLURM) and restart of the process that trains in a folder; None if none does.
 
     Not for the process that holds it: looking would end the lock.
     """
@@ -55,7 +59,7 @@ def holder(run_dir: Path) -> dict[str, Any] | None:
         return None
     descriptor = os.open(run_dir / LOCK, os.O_RDONLY)  # others' folders can be looked at, too
     try:
-        return None if _is_free(descriptor, fcntl.LOCK_SH) is not False else _read(descriptor)
+        return _read(descriptor) if _is_held(descriptor) else None
     finally:
         os.close(descriptor)
 
@@ -63,12 +67,12 @@ def holder(run_dir: Path) -> dict[str, Any] | None:
 def _lock(descriptor: int, run_dir: Path) -> bool:
     """Returns whether the folder is locked now, as far as its file system can."""
     deadline, announced = time.monotonic() + WAIT_SECONDS, False
-    while (is_free := _is_free(descriptor)) is False:
-        other, me = _read(descriptor), _myself()
-        if me["job"] and other["job"] == me["job"]:
-            logger.warning("%s: still locked by this job's earlier start on %s; going on", run_dir, other["host"])
-            return False
+    while (is_free := _try_lock(descriptor)) is False:
+        other = _read(descriptor)
         who = f"process {other['pid']} on {other['host']}" + (f" (job {other['job']})" if other["job"] else "")
+        if time.monotonic() > deadline and _is_earlier_self(other):
+            logger.warning("%s: still locked by this job's earlier start, %s; going on", run_dir, who)
+            return False
         if time.monotonic() > deadline:
             raise ConfigError(f"{run_dir}: {who} trains here already; stop it first, or give this run another `name`")
         if not announced:
@@ -80,10 +84,15 @@ def _lock(descriptor: int, run_dir: Path) -> bool:
     return bool(is_free)
 
 
-def _is_free(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool | None:
+def _is_earlier_self(other: dict[str, Any]) -> bool:
+    me = _myself()
+    return bool(me["job"]) and other["job"] == me["job"] and other["restart"] < me["restart"]
+
+
+def _try_lock(descriptor: int) -> bool | None:
     """Takes the lock if it is free; None where the file system has no locks."""
     try:
-        fcntl.lockf(descriptor, kind | fcntl.LOCK_NB)
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
     except (BlockingIOError, PermissionError):
         return False
@@ -91,8 +100,19 @@ def _is_free(descriptor: int, kind: int = fcntl.LOCK_EX) -> bool | None:
         return None
 
 
+def _is_held(descriptor: int) -> bool:
+    """Asks without taking the lock, for which a training that starts right now would have to wait."""
+    question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, question)
+    except OSError:
+        return False  # no locks on this file system
+    return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
+
+
 def _myself() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID", "")}
+    job, restart = os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    return {"host": socket.gethostname(), "pid": os.getpid(), "job": job, "restart": restart}
 
 
 def _read(descriptor: int) -> dict[str, Any]:
@@ -100,4 +120,4 @@ def _read(descriptor: int) -> dict[str, Any]:
     try:
         return json.loads(os.pread(descriptor, 4096, 0))
     except json.JSONDecodeError:
-        return {"host": "unknown", "pid": 0, "job": ""}
+        return {"host": "unknown", "pid": 0, "job": "", "restart": 0}

@@ -61,10 +61,32 @@ def test_the_lock_is_waited_for(tmp_path, caplog):
         ending.wait()
 
 
-def test_a_restarted_job_does_not_wait_for_its_earlier_self(tmp_path, monkeypatch, caplog):
+def test_a_restarted_job_goes_on_despite_the_lock_of_its_earlier_start(tmp_path, monkeypatch, caplog):
+    """As a lost node leaves it; a second training within the same start of a job is refused like any other."""
+    monkeypatch.setattr(run_lock, "WAIT_SECONDS", 0.5)
     monkeypatch.setenv("SLURM_JOB_ID", "77")
-    with held_by_another(tmp_path), claim(tmp_path):
-        assert "this job's earlier start" in caplog.text
+    with held_by_another(tmp_path):
+        with pytest.raises(ConfigError, match=r"\(job 77\) trains here already"), claim(tmp_path):
+            pass
+        monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+        with claim(tmp_path):
+            assert "this job's earlier start" in caplog.text
+
+
+def test_looking_at_a_free_folder_does_not_hold_it(tmp_path):
+    with claim(tmp_path):
+        pass
+    code = f"from pathlib import Path; from avff.run_lock import holder; print(holder(Path({str(tmp_path)!r})))"
+    # Looks, and stays with the file open.
+    looker = "import os, time; os.close = lambda descriptor: (print('looked', flush=True), time.sleep(30));" + code
+    process = subprocess.Popen([sys.executable, "-c", looker], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "looked\n"
+        with held_by_another(tmp_path):
+            assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_untouched_folder_has_no_holder(tmp_path):
