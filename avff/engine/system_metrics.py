@@ -7,6 +7,7 @@ holds one sample; amounts per second are means since the line before.
 import csv
 import json
 import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -150,12 +151,13 @@ class NodeTail:
 
     def __init__(self, run_dir: Path):
         self._folder = run_dir / SYSTEM
-        self._offsets = {path.name: path.stat().st_size for path in self._folder.glob("*.jsonl")}
+        self._offsets: dict[str, int] = {}
+        self.means()  # what an earlier start wrote is old news
 
     def means(self) -> dict[str, float]:
         """Returns `system/<host>/<name>` -> mean over the new samples; a file that cannot be read now comes later."""
         found: dict[str, float] = {}
-        for path in sorted(self._folder.glob("*.jsonl")):
+        for path in (self._folder / name for name in self._names()):
             try:
                 samples = self._new_samples(path)
             except (OSError, ValueError) as error:
@@ -165,6 +167,14 @@ class NodeTail:
                 values = [sample[name] for sample in samples if name in sample]
                 found[f"{SYSTEM}/{path.stem}/{name}"] = sum(values) / len(values)
         return found
+
+    def _names(self) -> list[str]:
+        """Files of all nodes; none where the file system does not say."""
+        try:
+            return sorted(name for name in os.listdir(self._folder) if name.endswith(".jsonl"))
+        except OSError as error:
+            logger.debug("%s: %s", self._folder, error)
+            return []
 
     def _new_samples(self, path: Path) -> list[dict[str, Any]]:
         with path.open("rb") as file:

@@ -30,6 +30,9 @@ FAILURE_SECONDS = 10
 """A process that failed waits less: its launcher may be killing ranks already."""
 FLUSH_SECONDS = 2.0
 """Records that a killed job loses; with wandb's own value it would be those of 15 s."""
+MAX_ARTIFACT_NAME = 100
+"""Of the run's name in it; wandb takes 128 characters."""
+
 MAX_TITLE = 63
 
 
@@ -132,7 +135,8 @@ def failures() -> tuple[type[Exception], ...]:
 
     service = (WandbApiFailedError, WandbServiceConnectionError)
     mailbox = (MailboxClosedError, HandleAbandonedError, ServerResponseError)
-    return wandb.Error, OSError, CheckpointError, *service, *mailbox
+    # ValueError: a name that wandb does not allow, a WANDB_ variable that its settings refuse.
+    return wandb.Error, OSError, ValueError, TypeError, CheckpointError, *service, *mailbox
 
 
 def _start(config: Config, code_revision: str | None) -> Any:
@@ -205,7 +209,7 @@ def _artifact(config: Config, step: int) -> Any:
     directory = run_folder.checkpoint_dir(config.run_dir, step).resolve()
     state = run_folder.read_state(directory)
     about = {name: state.get(name) for name in ("step", "samples_seen", "validation", "code_revision")}
-    name = re.sub(r"[^\w.-]", "_", f"{config.name}-{run_id(config.run_dir)[:8]}")
+    name = re.sub(r"[^\w.-]", "_", f"{config.name[:MAX_ARTIFACT_NAME]}-{run_id(config.run_dir)[:8]}")
     artifact = wandb.Artifact(name, type="checkpoint", metadata={**about, "directory": str(directory)})
     for file, entry in run_folder.read_listing(directory).items():
         # Not add_reference, which would read every byte for an MD5.

@@ -22,9 +22,9 @@ CLOSED_PORT = "http://127.0.0.1:9"
 def log(tiny_config, tmp_path):
     """Logs steps in a process of its own: `log(plan, logging={...}, VARIABLE=...)` returns what it printed."""
 
-    def run(plan, *, logging, **environment):
+    def run(plan, *, logging, name="tiny", **environment):
         path = tmp_path / "config.json"
-        path.write_text(json.dumps(to_dict(tiny_config(logging=logging))))
+        path.write_text(json.dumps(to_dict(tiny_config(name=name, logging=logging))))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         done = subprocess.run(
             [sys.executable, str(WORKER), str(path), "0", *plan.split()],
@@ -58,6 +58,17 @@ def test_a_login_without_a_network_goes_on_offline(log, tiny_config):
     (fragment,) = read_fragments(run_dir)
     assert not fragment.was_sent
     assert list(fragment.rows) == [1, 2]
+
+
+def test_what_wandb_does_not_allow_is_logged_and_the_run_goes_on(log, tiny_config):
+    """A sweep's names grow beyond what an artifact's may have; a variable of wandb's may be mistyped."""
+    run_dir = tiny_config(name="n" * 120).run_dir
+    printed = log("1 save=1 2 end", name="n" * 120, logging={"wandb": "offline"})
+    assert "128" not in printed
+    assert steps_of(run_dir) == [1, 2]
+    printed = log("1 2 end", name="mistyped", logging={"wandb": "offline"}, WANDB_MODE="foo")
+    assert "training goes on without wandb" in printed
+    assert steps_of(tiny_config(name="mistyped").run_dir) == [1, 2]
 
 
 def test_a_folder_that_takes_no_files_of_wandb_trains_without_it(log, tiny_config):
