@@ -97,6 +97,9 @@ def judge_gpus(found: Sequence[Gpu], num_ranks_here: int, *, needs_gpu: bool, dr
     models = ", ".join(f"{count} x {name} {megabytes / 1024:.0f} GiB" for (name, megabytes), count in kinds.items())
     facts = {"GPUs": models, "GPU driver": found[0].driver}
     value = f"{models}, driver {found[0].driver}"
+    if num_ranks_here > len(found) == 1:
+        fix = "fine where SLURM binds each task to a GPU of its own; otherwise start one rank per GPU"
+        return warn(f"{value}, as seen by one of {num_ranks_here} ranks", fix, facts=facts)
     if num_ranks_here > len(found):
         fix = "start one rank per GPU (SLURM: --ntasks-per-node, torchrun: --nproc-per-node)"
         return fail(f"{value}, for {num_ranks_here} ranks", fix, facts=facts)

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from avff.config import Config
-from avff.doctor.check import Check, fail, ok, warn
+from avff.doctor.check import Check, ok, warn
 
 WANDB_SERVER = "https://api.wandb.ai"
 CONNECT_SECONDS = 5.0
@@ -71,7 +71,10 @@ def wandb(config: Config, environment: Mapping[str, str] = os.environ) -> Check:
     if not logged_in and mode == "auto":
         return ok("no login here, so offline; tools/sync_wandb.py uploads later")
     if not logged_in:
-        return fail("logging.wandb=online without a login here", "wandb login, or logging.wandb=auto")
+        return warn(
+            "logging.wandb=online without a login here, so training goes on offline",
+            "wandb login, or logging.wandb=auto",
+        )
     return judge_reach(server, _connect(server))
 
 
@@ -79,7 +82,7 @@ def judge_reach(server: str, error: str) -> Check:
     if not error:
         return ok(f"logged in, {server} answers")
     fix = "logging.wandb=offline, and tools/sync_wandb.py later where there is a network"
-    return fail(f"logged in, but {server} cannot be reached from here: {error}", fix)
+    return warn(f"logged in, but {server} cannot be reached from here: {error}", fix)
 
 
 def _has_login(server: str, path: Path) -> bool:

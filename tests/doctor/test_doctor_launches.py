@@ -121,6 +121,7 @@ def test_what_is_wrong_on_one_node_is_named(made, tmp_path, start):
     assert report["together"]["all-reduce"]["value"].startswith("2 ranks, gloo")
 
 
+@pytest.mark.faults
 def test_a_rank_that_cannot_join_is_named(made, tmp_path, start):
     processes = [
         start(0, tmp_path / "config.yaml", limit_seconds=20),
@@ -132,6 +133,7 @@ def test_a_rank_that_cannot_join_is_named(made, tmp_path, start):
     assert report["together"]["all-reduce"]["value"].startswith("rank 1 (n2) failed at 'join'")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("present", [0, 1])
 def test_a_rank_that_never_comes_is_waited_for_in_vain_only_for_a_while(made, tmp_path, start, present):
     code, report = report_of(start(present, tmp_path / "config.yaml", limit_seconds=3))
