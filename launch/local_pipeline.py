@@ -10,7 +10,8 @@ from pathlib import Path
 
 from avff.engine.run_state import EXIT, read_exit
 from avff.errors import ConfigError
-from launch.pipeline_steps import Progress, State, Step, Train, config_path, save_step_config
+from launch.pipeline_steps import Progress, State, Step, Train, save_step_config
+from launch.script import config_path
 
 ROOT = Path(__file__).resolve().parents[1]
 PASSED_ON = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -58,7 +59,7 @@ def _refuse_active(steps: Sequence[Step], progress: Sequence[Progress]) -> None:
 
 
 def _command(step: Step, folder: Path, processes: int | None) -> tuple[dict[str, str], list[str]]:
-    path = config_path(step, folder)
+    path = config_path(step.config, folder)
     if isinstance(step, Train):
         return ({"PROCESSES": str(processes)} if processes else {}), [str(ROOT / "launch" / "torchrun.sh"), str(path)]
     return {}, [sys.executable, *step.words(ROOT, path)]

@@ -15,6 +15,7 @@ from avff.config import Config, save_config
 from avff.engine.run_state import forbidden_changes, read_exit
 from avff.run_lock import holder
 from avff.strict_yaml import to_dict
+from launch.script import config_path
 
 SUMMARY = "summary.json"
 """Which `avff evaluate` writes; its room is slow to import."""
@@ -220,15 +221,10 @@ class Evaluate:
         return Progress(State.TO_DO, "what is there is of another checkpoint or other shards")
 
 
-def config_path(step: Step, folder: Path) -> Path:
-    """Returns where an executor saves a step's config; steps of one run share it."""
-    return folder / f"{step.config.name}.yaml"
-
-
 def save_step_config(step: Step, folder: Path) -> None:
-    """Saves the resolved config of a step, so that later edits of its file do not reach it."""
+    """Saves the resolved config of a step, so that later edits of its file do not reach it; steps of one run share it."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_config(step.config, config_path(step, folder))
+    save_config(step.config, config_path(step.config, folder))
 
 
 # ------------------------------------------------------------------------------------------- what files say

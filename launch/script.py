@@ -1,5 +1,6 @@
 """The batch script of a job, in submitit's words: what stands before srun, in it, and after it."""
 
+import hashlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -28,6 +29,12 @@ class Command:
     run_dir: Path | None
     name: str
     config: Config | None = None
+
+
+def config_path(config: Config, folder: Path) -> Path:
+    """Returns where a job's folder holds the resolved config of a run; runs of one name have different run folders."""
+    run = hashlib.sha256(str(config.run_dir).encode()).hexdigest()[:8]
+    return folder.resolve() / f"{config.name}-{run}.yaml"
 
 
 def parameters(

@@ -5,8 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from avff.errors import ConfigError
-from launch.pipeline_steps import Evaluate, Progress, State, Step, Train, config_path, save_step_config
+from launch.pipeline_steps import Evaluate, Progress, State, Step, Train, save_step_config
 from launch.resources import Resources, as_single_task
+from launch.script import config_path
 from launch.snapshot import snapshot_folder, take_snapshot
 from launch.submit import Command, describe, record_job, submit, train_command
 
@@ -98,7 +99,7 @@ def _refuse_out_of_order(steps: Sequence[Step], progress: Sequence[Progress]) ->
 def _command(step: Step, folder: Path, code: Path, resources: Resources) -> Command:
     if isinstance(step, Train):
         return train_command(step.config, folder)
-    words = step.words(code, config_path(step, folder))
+    words = step.words(code, config_path(step.config, folder))
     if isinstance(step, Evaluate):
         words += ["--num-workers", str(resources.cpus_per_task)]
     return Command(tuple(words), None, step.name)

@@ -16,7 +16,7 @@ from avff.config import Config, save_config
 from avff.errors import ConfigError
 from avff.files import write_durably
 from launch.resources import Resources
-from launch.script import Command, command_line, parameters, python_words, task_of
+from launch.script import Command, command_line, config_path, parameters, python_words, task_of
 
 JOB = "job.json"
 """In a run folder: which job trains it, and where that job's logs are."""
@@ -24,7 +24,7 @@ JOB = "job.json"
 
 def train_command(config: Config, folder: Path) -> Command:
     """Returns the training of a resolved config, which will be saved in the job's folder: later edits do not reach it."""
-    argv = ("-m", "avff", "train", str(_config_path(config, folder)))
+    argv = ("-m", "avff", "train", str(config_path(config, folder)))
     return Command(argv, config.run_dir, config.name, config)
 
 
@@ -58,7 +58,7 @@ def submit(
     folder.mkdir(parents=True, exist_ok=True)
     for command in commands:
         if command.config:
-            save_config(command.config, _config_path(command.config, folder))
+            save_config(command.config, config_path(command.config, folder))
     executor = submitit.SlurmExecutor(folder, python=python_words(resources))
     executor.update_parameters(**parameters(commands, resources, folder, snapshot, after, array_parallelism))
     tasks = [task_of(command, resources) for command in commands]
@@ -152,10 +152,6 @@ def _job_of(index: int, commands: Sequence[Command]) -> str:
 def _partitions() -> str:
     asked = subprocess.run(["sinfo", "--noheader", "--format=%R"], capture_output=True, text=True, check=False)
     return ", ".join(asked.stdout.split()) or "unknown"
-
-
-def _config_path(config: Config, folder: Path) -> Path:
-    return folder.resolve() / f"{config.name}.yaml"
 
 
 def record_job(run_dir: Path, job_id: str, folder: Path) -> None:

@@ -16,6 +16,7 @@ from avff.errors import ConfigError
 from avff.run_folder import checkpoint_dir
 from launch import slurm
 from launch.resources import Resources
+from launch.script import config_path as saved_path
 from launch.submit import Command, active_job, describe, train_command
 from launch.task import Task
 
@@ -197,10 +198,16 @@ def test_further_options_go_to_sbatch():
 
 def test_a_training_is_told_what_slurm_leaves_it(config, tmp_path):
     command = train_command(config, tmp_path / "jobs")
-    assert command.argv == ("-m", "avff", "train", str(tmp_path / "jobs/run.yaml"))
+    assert command.argv == ("-m", "avff", "train", str(saved_path(config, tmp_path / "jobs")))
     task = Task(command.argv, is_training=True, signal_seconds=90)
     assert task.limits("10000", now=4000.0) == ["engine.grace_seconds=90", "engine.time_limit_minutes=99.50"]
     assert task.limits("", now=4000.0) == ["engine.grace_seconds=90"]
+
+
+def test_runs_of_one_name_have_configs_of_their_own(config, tmp_path):
+    """In an array or a pipeline they share the job's folder."""
+    other = dataclasses.replace(config, runs_dir=str(tmp_path / "elsewhere"))
+    assert train_command(config, tmp_path).argv != train_command(other, tmp_path).argv
 
 
 def test_a_smaller_limit_of_the_config_stays():
