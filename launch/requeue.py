@@ -8,6 +8,7 @@ SLURM, and that `scancel` ends before it could bring a job back. Node failures a
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -21,6 +22,13 @@ from avff.launched import EXIT_CODE_FILE
 MAX_LOST_STARTS = 3
 """Crashes in a row before training recorded its start, after which a job is not queued again; later ones are counted by
 `avff train` itself (faults.max_failed_starts)."""
+
+STOPPED_EARLY = (128 + signal.SIGTERM, 128 + signal.SIGUSR1, 128 + signal.SIGUSR2)
+"""Codes of tasks that a signal met before they were ready for it: preempted, or out of time, while they started."""
+
+MAX_FRUITLESS_STARTS = 20
+"""Starts in a row that were asked to stop and of which none was recorded, as only training does, after which a job is not
+queued again."""
 
 ATTEMPTS, PAUSE_SECONDS = 10, 10.0
 """How often and after how long the controller is asked again where it does not answer."""
@@ -36,10 +44,10 @@ def main(arguments: Sequence[str]) -> int:
     with path.open("a") as file:
         file.write(json.dumps(end) + "\n")
     ends = [json.loads(line) for line in path.read_text().splitlines()]
-    again = starts_again(ends, is_training=run_dir is not None)
-    print(f"job {job}: {_describe(code, run_dir)}; {'starts again' if again else 'does not start again'}")
-    sys.stdout.flush()
-    if again:
+    obstacle = what_keeps_from_starting(ends, is_training=run_dir is not None)
+    verdict = f"does not start again: {obstacle}" if obstacle else "starts again"
+    print(f"job {job}: {_describe(code, run_dir)}; {verdict}", flush=True)
+    if not obstacle:
         _requeue(job)
     return code
 
@@ -58,22 +66,36 @@ def decisive(step_code: int, codes: Sequence[int]) -> int:
     """
     if step_code == 0:
         return 0
-    return next((code for code in codes if code and is_final(code)), step_code)
+    noted = [code for code in codes if code]
+    if step_code in STOPPED_EARLY and noted:  # also what ranks are ended with when another one fails
+        step_code = noted[0]
+    return next((code for code in noted if is_final(code)), step_code)
 
 
-def starts_again(ends: Sequence[dict[str, Any]], *, is_training: bool) -> bool:
-    """Says whether the job is to be queued again.
+def what_keeps_from_starting(ends: Sequence[dict[str, Any]], *, is_training: bool) -> str:
+    """Says why the job is not to be queued again; empty where it is.
 
     Args:
         ends: every end of this job so far: `code`, and `num_starts` that its run has recorded.
-        is_training: other commands start again only if they ask for it, because nobody counts their crashes.
+        is_training: other commands start again only if they were asked to stop, because nobody counts their crashes.
     """
     code = ends[-1]["code"]
-    if is_final(code) or code == PREEMPTED_EXIT_CODE:
-        return code == PREEMPTED_EXIT_CODE
-    last = ends[-MAX_LOST_STARTS:]
-    lost = [end for end in last if end["num_starts"] == last[-1]["num_starts"] and end["code"] != PREEMPTED_EXIT_CODE]
-    return is_training and len(lost) < MAX_LOST_STARTS
+    if is_final(code):
+        return "it has finished" if code == 0 else "another start would end like this one"
+    fruitless = [end["code"] for end in ends if end["num_starts"] == ends[-1]["num_starts"]]
+    if len(fruitless) >= MAX_FRUITLESS_STARTS:
+        more_time = "" if is_training else "; give it more --minutes"
+        return f"{len(fruitless)} starts were stopped before they came to anything{more_time}"
+    if _was_stopped(code):
+        return ""
+    if not is_training:
+        return "only training is tried again after a crash"
+    lost = [code for code in fruitless[-MAX_LOST_STARTS:] if not _was_stopped(code)]
+    return f"{len(lost)} crashes in a row before training began" if len(lost) >= MAX_LOST_STARTS else ""
+
+
+def _was_stopped(code: int) -> bool:
+    return code == PREEMPTED_EXIT_CODE or code in STOPPED_EARLY
 
 
 def _requeue(job: str) -> None:

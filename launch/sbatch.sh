@@ -10,8 +10,9 @@
 #
 # 120 seconds before the time limit, and when the job is preempted, all ranks save and end with 75; this script then
 # queues the job again, and it goes on at the next step in the same run folder. The same after a crash or a lost node.
-# It does not after 0 (finished), 2 (refused), 3 (training stopped itself) and `scancel`, nor where no rank came as far
-# as to say anything: then it is the environment that is broken. Runs that get nowhere end with 3.
+# It does not after 0 (finished), 2 (refused), 3 (training stopped itself) and `scancel`, nor where the config cannot be
+# read, nor after three crashes in a row before training began: launch/requeue.py decides, from how the starts of the job
+# ended, which RUN/jobs/JOBID_ends.jsonl lists. Runs that begin and get nowhere end with 3.
 #
 # Saving takes longer than 120 s? sbatch --signal=USR2@300 ... launch/sbatch.sh CONFIG engine.grace_seconds=300
 # Watch it with `tail -f slurm-JOBID.out`. Lines of your cluster, such as `module load`, have their place below, in a
@@ -37,6 +38,9 @@ export AVFF_EXIT_CODE_FILE=$PWD/slurm-$SLURM_JOB_ID.codes
 trap 'rm -f "$AVFF_EXIT_CODE_FILE"' EXIT
 trap 'exit 143' TERM # scancel, or too late: SLURM has decided what becomes of the job
 
+folder_of='import sys; from avff.config import load_config; print(load_config(sys.argv[1], sys.argv[2:]).run_dir)'
+run_dir=$("$python" -c "$folder_of" "$@" 2>/dev/null) || run_dir=''
+
 limits=("engine.grace_seconds=120")
 end=$(date -d "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format=%e)" +%s 2>/dev/null) || end=''
 if [ -n "$end" ] && [ $((end - $(date +%s))) -ge 180 ]; then # where the signal would be late for a save, this is not
@@ -45,19 +49,7 @@ fi
 
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     "$python" -u -m avff train "$1" "${limits[@]}" "${@:2}"
-srun_code=$?
-
-code=$srun_code
-for final in 2 3 130; do # as avff.errors.is_final; a rank that says so outweighs those that were ended with it
-    if [ "$srun_code" -ne 0 ] && grep -qx "$final" "$AVFF_EXIT_CODE_FILE"; then code=$final; fi
-done
-said=$(wc -l <"$AVFF_EXIT_CODE_FILE")
-
-case $code in
-    0 | 2 | 3 | 130) again='' ;;
-    75 | 140) again=now ;; # 140: the signal came before Python was ready for it
-    *) [ "$said" -gt 0 ] || [ "$SECONDS" -ge 120 ] && again=now || again='' ;;
-esac
-echo "sbatch.sh: job $SLURM_JOB_ID ended with code $code, ${again:-not} queued again" >&2
-if [ -n "$again" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
-exit "$code"
+code=$?
+if [ -z "$run_dir" ]; then exit "$code"; fi # the reason was printed above
+mkdir -p "$run_dir/jobs"
+"$python" -m launch.requeue "$code" "$SLURM_JOB_ID" "$run_dir/jobs" "$run_dir"

@@ -91,8 +91,8 @@ def _ignore_signals() -> None:
 
 
 def _leave(code: int) -> None:
+    launched.note_exit_code(code)
     if distributed.is_launched():
-        launched.note_exit_code(code)
         logging.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
