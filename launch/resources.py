@@ -25,6 +25,10 @@ OWN_OPTIONS = {
     "ntasks-per-node": "use --tasks-per-node",
     "cpus-per-task": "use --cpus-per-task",
     "gpus-per-node": "use --gpus-per-node",
+    "gpus": "use --gpus-per-node",
+    "gpus-per-task": "use --gpus-per-node",
+    "gres": "use --gpus-per-node",
+    "ntasks-per-gpu": "use --gpus-per-node",
     "mem": "use --memory-gb",
     "partition": "use --partition",
     "account": "use --account",
@@ -170,7 +174,7 @@ def _convert(item: dataclasses.Field, text: Any, problems: list[str]) -> Any:
 
 def _impossible(values: dict[str, Any]) -> list[str]:
     """Returns a sentence for each value that is out of range; None stands for one that was reported already."""
-    least = {"nodes": 1, "tasks_per_node": 1, "cpus_per_task": 1, "minutes": 1}
+    least = {"nodes": 1, "tasks_per_node": 1, "cpus_per_task": 1, "minutes": 1, "signal_seconds": 1}
     numbers = [item.name for item in dataclasses.fields(Resources) if item.type is int]
     problems = [
         f"--{name.replace('_', '-')}: {values[name]} is too small; use {least.get(name, 0)} or more"
@@ -182,12 +186,22 @@ def _impossible(values: dict[str, Any]) -> list[str]:
         problems.append(
             f"--signal-seconds: {seconds} is no shorter than --minutes {minutes}; use less than {60 * minutes}"
         )
-    for text in values["sbatch"]:
+    return problems + _impossible_options(values["sbatch"])
+
+
+def _impossible_options(options: Sequence[str]) -> list[str]:
+    """Returns a sentence for each option of sbatch that is none, or is set by another one."""
+    problems: list[str] = []
+    given: dict[str, str] = {}
+    for text in options:
         name = text.removeprefix("--").partition("=")[0]
         if not text.startswith("--") or " " in name:
             problems.append(f"--sbatch: {text!r} is no option of sbatch; write --sbatch=--name=value")
         elif name in OWN_OPTIONS:
             problems.append(f"--sbatch: --{name} is set already; {OWN_OPTIONS[name]}")
+        elif name in given:
+            problems.append(f"--sbatch: {given[name]!r} and {text!r} are one option; leave one of them out")
+        given.setdefault(name, text)
     return problems
 
 

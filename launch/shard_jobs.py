@@ -96,8 +96,11 @@ def _after_all(wanted: Resources, array: str) -> Resources:
 
     Where one has failed, the merge says which and what it lacks; a merge that SLURM cancels would say nothing.
     """
-    after = (f"--dependency=afterany:{array}",) if array else ()
-    return dataclasses.replace(wanted, cpus_per_task=1, gpus_per_node=0, sbatch=(*wanted.sbatch, *after))
+    options = wanted.sbatch
+    if array:  # which has waited for whatever else was to be waited for
+        others = (text for text in options if text.partition("=")[0] != "--dependency")
+        options = (*others, f"--dependency=afterany:{array}")
+    return dataclasses.replace(wanted, cpus_per_task=1, gpus_per_node=0, sbatch=options)
 
 
 def _tool(code: Path) -> str:

@@ -59,6 +59,16 @@ def test_every_mistake_is_reported_at_once_with_what_is_valid():
         assert f"--{item.name.replace('_', '-')}" in lines[7]
 
 
+def test_options_of_sbatch_that_contradict_others_are_refused():
+    with pytest.raises(ConfigError) as caught:
+        read("--sbatch=--gres=gpu:4", "--sbatch=--comment=a", "--sbatch=--comment=b", "--signal-seconds=0")
+    assert str(caught.value).splitlines()[1:4] == [
+        "  --signal-seconds: 0 is too small; use 1 or more",
+        "  --sbatch: --gres is set already; use --gpus-per-node",
+        "  --sbatch: '--comment=a' and '--comment=b' are one option; leave one of them out",
+    ]
+
+
 def test_impossible_resources_cannot_be_made_elsewhere_either():
     with pytest.raises(ConfigError, match="--minutes: -1 is too small"):
         Resources(minutes=-1)
