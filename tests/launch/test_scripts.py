@@ -1,6 +1,7 @@
 """launch/torchrun.sh on one node: which ends it starts again after, and its own code; what launch/sbatch.sh says by hand."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,6 +28,54 @@ def test_without_slurm_the_batch_script_says_how_to_submit_it(words, code):
     assert done.returncode == code
     assert "sbatch [options of sbatch] launch/sbatch.sh CONFIG" in done.stdout
     assert "SBATCH --" not in done.stdout
+
+
+@pytest.fixture
+def stand_in(tmp_path):
+    """Runs a copy of torchrun.sh, whose torchrun is a few lines of shell: `run(lines, **variables)`."""
+    for name in ("launch", ".venv/bin"):
+        (tmp_path / name).mkdir(parents=True)
+    script = shutil.copy(ROOT / "launch/torchrun.sh", tmp_path / "launch")
+
+    def run(lines: str, **variables: str) -> subprocess.CompletedProcess:
+        python = tmp_path / ".venv/bin/python"
+        python.write_text(f"#!/bin/bash\necho run >>{tmp_path}/runs\nruns=$(wc -l <{tmp_path}/runs)\n{lines}\n")
+        python.chmod(0o755)
+        environment = {**os.environ, **variables}
+        return subprocess.run([script, "config.yaml"], env=environment, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("visible", "processes"), [("0,3", 2), ("5", 1), ("", 1), ("NoDevFiles", 1), ("GPU-8f,MIG-1a,GPU-2", 3)]
+)
+def test_a_process_per_gpu_that_is_left_to_this_node(stand_in, visible, processes):
+    done = stand_in('echo "$@"', CUDA_VISIBLE_DEVICES=visible)
+    assert f"--nproc-per-node {processes} " in done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+TWO_NODES = {"NODES": "2", "RENDEZVOUS": "node01:29500", "RESTARTS": "0"}
+
+
+def test_a_torchrun_that_ends_at_once_does_not_wait_for_nodes(stand_in):
+    done = stand_in("exit 1", **TWO_NODES)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.slow
+def test_waiting_for_a_node_is_no_crash(stand_in):
+    done = stand_in("[ $runs -lt 3 ] || exit 0; sleep 6; exit 1", **TWO_NODES)
+    assert done.returncode == 0
+    assert done.stderr.count("not all nodes are at node01:29500; waiting for them") == 2
+
+
+@pytest.mark.slow
+def test_waiting_for_a_node_ends(stand_in):
+    done = stand_in("sleep 6; exit 1", WAIT_MINUTES="0", **TWO_NODES)
+    assert done.returncode == 1
+    assert done.stderr.count("not all nodes came to node01:29500 within 0 minutes") == 1
 
 
 @pytest.mark.slow
