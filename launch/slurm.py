@@ -27,6 +27,9 @@ from launch.sweep import plan_runs
 BEAT_SECONDS = 2.0
 """Between questions to SLURM."""
 
+PATIENCE_SECONDS = 60.0
+"""How long a controller that is too busy to answer is asked again."""
+
 EPILOG = """\
 examples:
   python launch/slurm.py configs/stage1_kinetics.yaml --nodes 8 --gpus-per-node 8 --cpus-per-task 12 --minutes 1440
@@ -170,10 +173,14 @@ def wait_for(job: str, folder: Path) -> int:
     """Follows the log of a job until it has ended; returns its code, 1 where it did not get to say one."""
     log, ends = submit.log_path(folder, job), ends_path(folder, job)
     print(f"job {job} waits for its nodes; Ctrl-C leaves it in the queue, its log is {log}", file=sys.stderr)
-    num_shown, is_over = 0, False
+    num_shown, is_over, answered = 0, False, time.monotonic()
     while not is_over:
         time.sleep(BEAT_SECONDS)
-        is_over = not submit.is_active(job)
+        try:
+            is_over, answered = not submit.is_active(job), time.monotonic()
+        except ConfigError:
+            if time.monotonic() - answered > PATIENCE_SECONDS:
+                raise
         text = log.read_text() if log.is_file() else ""
         complete = text if is_over else text[: text.rfind("\n") + 1]
         for line in complete[num_shown:].splitlines():

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -20,6 +21,12 @@ from launch.script import Command, command_line, config_path, parameters, python
 
 JOB = "job.json"
 """In a run folder: which job trains it, and where that job's logs are."""
+
+SECRET = re.compile(r"""(\b\w*(?:KEY|TOKEN|SECRET|PASSWORD)\w*=)('[^']*'|"[^"]*"|\S+)""")
+"""A shell variable, as a --setup line exports it, whose value is nobody else's business."""
+
+UNCONFIGURED = "Could not establish a configuration source"
+"""What SLURM's programs say where they are installed and no cluster is."""
 
 
 def train_command(config: Config, folder: Path) -> Command:
@@ -65,6 +72,8 @@ def submit(
     try:
         with _outside_of_any_job(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints the error, too
             jobs = executor.submit_array(tasks)
+        for script in folder.glob("*_submission.sh"):
+            script.chmod(0o600)  # --setup lines may hold keys
     except submitit.core.utils.FailedJobError as error:
         raise ConfigError(f"{error}\nsbatch refused the job; partitions here are {_partitions()}") from error
     for command, job in zip(commands, jobs, strict=True):
@@ -115,6 +124,8 @@ def is_active(job: str) -> bool:
     states = "PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED,REQUEUED,REQUEUE_HOLD,REQUEUE_FED,RESIZING,STOPPED"
     command = ["squeue", "--noheader", "--jobs", job, "--states", states, "--format", "%T"]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)
+    if UNCONFIGURED in asked.stderr:
+        return False
     if asked.returncode and "Invalid job id" not in asked.stderr:
         raise ConfigError(f"SLURM does not say whether job {job} runs: {asked.stderr.strip()}")
     return bool(asked.stdout.strip())
@@ -139,6 +150,9 @@ def require_slurm() -> None:
     missing = [name for name in ("sbatch", "srun", "squeue", "scontrol") if shutil.which(name) is None]
     if missing:
         raise ConfigError(f"no SLURM here: {', '.join(missing)} not found on the PATH; {instead}")
+    asked = subprocess.run(["scontrol", "ping"], capture_output=True, text=True, check=False)
+    if UNCONFIGURED in asked.stderr:
+        raise ConfigError(f"no SLURM here: its programs are, but no slurm.conf that names a cluster; {instead}")
     try:
         import submitit  # noqa: F401
     except ImportError as error:
@@ -161,7 +175,8 @@ def record_job(run_dir: Path, job_id: str, folder: Path) -> None:
         folder: of the job's script and logs.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    record = {"job_id": job_id, "folder": str(folder), "command": shlex.join(sys.argv), "submitted_unix": time.time()}
+    command = shlex.join(SECRET.sub(r"\1***", word) for word in sys.argv)
+    record = {"job_id": job_id, "folder": str(folder), "command": command, "submitted_unix": time.time()}
     write_durably(run_dir / JOB, (json.dumps(record, indent=1) + "\n").encode())
 
 

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import shlex
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from avff.run_folder import checkpoint_dir
 from launch import slurm
 from launch.resources import Resources
 from launch.script import config_path as saved_path
-from launch.submit import Command, active_job, describe, train_command
+from launch.submit import Command, active_job, describe, record_job, submit, train_command
 from launch.task import Task
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,58 @@ def test_without_slurm_one_line_says_what_is_missing_and_what_to_use(capsys, con
         "launch/slurm.py: no SLURM here: sbatch, srun, squeue, scontrol not found on the PATH; "
         "without SLURM train with launch/torchrun.sh CONFIG, or launch/pipeline.py --executor local\n"
     )
+
+
+@pytest.fixture
+def programs(tmp_path):
+    """Puts a program of a few lines of shell on the PATH: `programs(name, lines)`."""
+
+    def add(name: str, lines: str) -> None:
+        path = tmp_path / "no programs here" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!/bin/bash\n{lines}\n")
+        path.chmod(0o755)
+
+    return add
+
+
+def test_programs_of_slurm_without_a_cluster_are_no_slurm(programs, capsys, config_path, config):
+    for name in ("sbatch", "srun", "squeue", "scontrol"):
+        programs(name, f"echo '{name}: fatal: Could not establish a configuration source' >&2; exit 1")
+    record_job(config.run_dir, "1", config.run_dir)
+    code, _, error = run(capsys, config_path)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "no SLURM here: its programs are, but no slurm.conf that names a cluster; without SLURM train with" in error
+    code, text, _ = run(capsys, config_path, "--dry-run")
+    assert (code, "# no SLURM here: its programs are" in text) == (0, True)
+
+
+def test_keys_of_setup_lines_are_for_their_owner_alone(programs, config, tmp_path, monkeypatch):
+    for name in ("srun", "squeue", "scontrol"):
+        programs(name, "exit 0")
+    programs("sbatch", "echo Submitted batch job 7")
+    setup = "export WANDB_API_KEY=sesame HF_TOKEN='open up' OMP_NUM_THREADS=2"
+    monkeypatch.setattr(sys, "argv", ["slurm.py", f"--setup={setup}", "engine.micro_batch_size=1"])
+    folder, resources = tmp_path / "jobs", Resources(setup=(setup,))
+    [job] = submit([train_command(config, folder)], resources, folder=folder, snapshot=tmp_path)
+    [script] = folder.glob("*_submission.sh")
+    assert setup in script.read_text()
+    assert stat.S_IMODE(script.stat().st_mode) == 0o600
+    command = json.loads((config.run_dir / "job.json").read_text())["command"]
+    masked = "--setup=export WANDB_API_KEY=*** HF_TOKEN=*** OMP_NUM_THREADS=2"
+    assert (job, shlex.split(command)) == ("7", ["slurm.py", masked, "engine.micro_batch_size=1"])
+
+
+def test_a_controller_that_is_busy_for_a_moment_is_asked_again(programs, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(slurm, "BEAT_SECONDS", 0.0)
+    asked = tmp_path / "asked"
+    programs("squeue", f"[ -e {asked} ] && exit 0; : >{asked}; echo 'Socket timed out on send/recv' >&2; exit 1")
+    (tmp_path / "7_ends.jsonl").write_text('{"code": 0}\n')
+    assert slurm.wait_for("7", tmp_path) == 0
+    monkeypatch.setattr(slurm, "PATIENCE_SECONDS", -1.0)
+    asked.unlink()
+    with pytest.raises(ConfigError, match="Socket timed out"):
+        slurm.wait_for("7", tmp_path)
 
 
 def test_it_explains_itself():
