@@ -9,7 +9,6 @@ from typing import Any
 
 from avff.files import sync
 from avff.json_lines import parse
-from avff.json_lines import read_lines as read_lines
 
 logger = logging.getLogger(__name__)
 

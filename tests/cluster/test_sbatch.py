@@ -9,8 +9,8 @@ from daemons import wait_until
 from two_ranks import ROOT, assert_as_undisturbed, wait_for_step, write_config
 
 from avff.config import Config
-from avff.engine.append_log import read_lines
 from avff.errors import LOST_RANK_EXIT_CODE, PREEMPTED_EXIT_CODE, REFUSED_EXIT_CODE
+from avff.json_lines import read_lines
 from avff.run_folder import committed_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]

@@ -11,7 +11,7 @@ from daemons import wait_until
 from two_ranks import NUM_STEPS, Launch, assert_as_undisturbed, wait_for_step, write_config
 
 from avff.config import Config
-from avff.engine.append_log import read_lines
+from avff.json_lines import read_lines
 from avff.run_folder import committed_steps
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
