@@ -10,7 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [["-m", "avff", name, "--help"] for name in ("demo", "describe", "doctor", "train", "report", "evaluate", "predict")]
+COMMANDS = [
+    ["-m", "avff", name, "--help"] for name in ("demo", "describe", "doctor", "train", "report", "evaluate", "predict")
+]
 LAUNCHERS = [path for path in sorted((ROOT / "launch").glob("*.py")) if path.read_text().startswith("#!")]
 TOOLS = [[str(path), "--help"] for path in [*sorted((ROOT / "tools").glob("*.py")), *LAUNCHERS]]
 
