@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from little_media import content
 
 from avff.build_config import BuildConfig
 from avff.building.build import build_shards
@@ -29,10 +30,6 @@ def plan(folder: Path, output: Path, config: BuildConfig = CONFIG, **options) ->
 
 def build(folder: Path, output: Path, *, num_workers: int = 0, num_shares: int = 0, **options):
     return build_shards(plan(folder, output, **options), num_workers=num_workers, num_shares=num_shares)
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 @pytest.fixture(scope="module")

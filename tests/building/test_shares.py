@@ -5,6 +5,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+from little_media import content
 
 from avff.build_config import BuildConfig
 from avff.building import locks
@@ -19,10 +20,6 @@ CONFIG = BuildConfig(mode="frame", min_seconds=3.2)
 
 def plan(folder: Path, output: Path, **options) -> BuildPlan:
     return plan_build(read_sources(folder), output, CONFIG, **{"shard_bytes": 150_000, **options})
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 @pytest.fixture(scope="module")

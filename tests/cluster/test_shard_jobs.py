@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from daemons import wait_until
-from media_files import noise, solid, steady, write_media
+from little_media import content, write_clips
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[2]
-NUM_FILES = 60
+NUM_FILES = 36
 OVER = ["COMPLETED", "FAILED", "CANCELLED"]
 RESOURCES = ["--jobs=3", "--cpus-per-task=1", "--minutes=20"]
 
@@ -21,12 +21,8 @@ RESOURCES = ["--jobs=3", "--cpus-per-task=1", "--minutes=20"]
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> list[str]:
     """Options for many little files, one of them broken."""
-    folder = tmp_path_factory.mktemp("media")
-    for number in range(NUM_FILES):
-        colour = (4 * number, 90, 9)
-        write_media(folder / f"clip {number}.mov", [steady(solid(colour, 100, (64, 64)), 25)], [noise(4.0)])
-    (folder / "broken.mp4").write_bytes(b"not a video" * 99)
-    return ["--input", str(folder), "--mode", "frame", "--shard-bytes", "1000000", "--set", "side_pixels=256"]
+    folder = write_clips(tmp_path_factory.mktemp("media"), NUM_FILES)
+    return ["--input", str(folder), "--mode", "frame", "--shard-bytes", "1000000", "--profile", "evidence"]
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +32,6 @@ def built(words, tmp_path_factory) -> dict[str, bytes]:
     tool = [sys.executable, str(ROOT / "tools/make_shards.py"), *words, "--output", str(output), "--num-workers", "0"]
     subprocess.run(tool, check=True, capture_output=True)
     return content(output)
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 def launch(cluster: Cluster, words: list[str], folder: Path, *more: str, code: int = 0) -> str:
@@ -81,9 +73,9 @@ def test_a_job_that_fails_is_named_by_the_last_one_and_made_up_for_by_the_same_l
     jobs = jobs_in(launch(cluster, words, tmp_path, "--setup", broken_node))
     cluster.wait_for(jobs, OVER, seconds=300)
     assert [cluster.job(job)["JobState"] for job in jobs] == ["COMPLETED", "FAILED", "COMPLETED", "FAILED"]
-    assert re.search(r"share 1/3 lacks 20, such as .*\.mov", log_of(tmp_path, jobs[-1]))
+    assert re.search(r"share 1/3 lacks 12, such as .*\.mov", log_of(tmp_path, jobs[-1]))
     status = launch(cluster, words, tmp_path, "--status")
-    assert status.splitlines()[1:] == ["share 1/3: 0 of 20"]
+    assert status.splitlines()[1:] == ["share 1/3: 0 of 12"]
     again = jobs_in(launch(cluster, words, tmp_path))
     assert len(again) == 2
     cluster.wait_for(again, OVER, seconds=300)

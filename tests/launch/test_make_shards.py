@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from media_files import noise, solid, steady, write_media
+from little_media import content, write_clips
 
 from avff.build_config import BuildConfig
 from avff.building.build import build_parts, build_shards, claim
@@ -25,13 +25,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def media(tmp_path_factory) -> Path:
     """Four files that can be decoded and one that cannot."""
-    folder = tmp_path_factory.mktemp("media")
-    for number in range(4):
-        write_media(
-            folder / f"clip {number}.mov", [steady(solid((50 * number, 90, 9), 100, (64, 64)), 25)], [noise(4.0)]
-        )
-    (folder / "broken.mp4").write_bytes(b"not a video" * 99)
-    return folder
+    return write_clips(tmp_path_factory.mktemp("media"), 4)
 
 
 @pytest.fixture
@@ -43,10 +37,6 @@ def words(media, tmp_path) -> list[str]:
 
 def plan(media: Path, output: Path) -> BuildPlan:
     return plan_build(read_sources(media), output, BuildConfig(mode="frame"), shard_bytes=60000)
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(directory.iterdir())}
 
 
 def test_every_mistake_is_told_at_once_and_nothing_is_left(words, tmp_path, capsys):
