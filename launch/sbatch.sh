@@ -50,6 +50,8 @@ fi
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     "$python" -u -m avff train "$1" "${limits[@]}" "${@:2}"
 code=$?
-if [ -z "$run_dir" ]; then exit "$code"; fi # the reason was printed above
+if [ -z "$run_dir" ]; then # the reason was printed above, by a rank that noted 2; srun may tell of one that it had to end
+    exit "$(grep -xm1 2 "$AVFF_EXIT_CODE_FILE" || echo "$code")"
+fi
 mkdir -p "$run_dir/jobs"
 "$python" -m launch.requeue "$code" "$SLURM_JOB_ID" "$run_dir/jobs" "$run_dir"
