@@ -44,7 +44,8 @@ run_dir=$("$python" -c "$folder_of" "$@" 2>/dev/null) || run_dir=''
 limits=("engine.grace_seconds=120")
 end=$(date -d "$(squeue --noheader --jobs "$SLURM_JOB_ID" --format=%e)" +%s 2>/dev/null) || end=''
 if [ -n "$end" ] && [ $((end - $(date +%s))) -ge 180 ]; then # where the signal would be late for a save, this is not
-    limits+=("engine.time_limit_minutes=$(((end - $(date +%s)) / 60 - 1))")
+    left=$((end - $(date +%s) - 30)) # seconds, less some for processes to end
+    limits+=("engine.time_limit_minutes=$(printf '%d.%02d' $((left / 60)) $((left % 60 * 100 / 60)))")
 fi
 
 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \

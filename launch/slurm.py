@@ -107,27 +107,34 @@ def startable(configs: Sequence[Config]) -> list[Config]:
         ConfigError: a run folder is in use, or holds a run that another config cannot continue.
     """
     left = [config for config in configs if config.optim.num_steps not in committed_steps(config.run_dir)]
+    problems = [sentence for config in left if (sentence := user_of(config.run_dir))]
+    problems += [sentence for config in configs for sentence in changes(config)]
+    if problems:
+        raise ConfigError("\n".join(problems))
     for config in configs:
         if config not in left:
             print(f"{config.run_dir}: finished at step {config.optim.num_steps}, nothing to do")
-    if problems := [problem for config in left for problem in what_keeps_from_starting(config)]:
-        raise ConfigError("\n".join(problems))
     note_missing_shards(left)
     return left
 
 
-def what_keeps_from_starting(config: Config) -> list[str]:
-    run_dir = config.run_dir
+def user_of(run_dir: Path) -> str:
+    """Returns who uses a run folder, as a sentence; empty where nobody does."""
     if job := active_job(run_dir):
-        return [f"{run_dir}: job {job} trains here already; scancel {job}, or give another `name`"]
+        return f"{run_dir}: job {job} trains here already; scancel {job}, or give another `name`"
     if who := holder(run_dir):
-        return [f"{run_dir}: process {who['pid']} on {who['host']} trains here; stop it, or give another `name`"]
-    if not committed_steps(run_dir):
+        return f"{run_dir}: process {who['pid']} on {who['host']} trains here; stop it, or give another `name`"
+    return ""
+
+
+def changes(config: Config) -> list[str]:
+    """Returns a sentence for each setting with which the run that is there, finished or not, cannot go on."""
+    if not committed_steps(config.run_dir):
         return []
     from avff.engine.run_state import forbidden_changes  # imports torch, which takes seconds
 
     return [
-        f"{run_dir}: was started with {key}={old!r}, not {new!r}; use the old value or another `name`"
+        f"{config.run_dir}: was started with {key}={old!r}, not {new!r}; use the old value or another `name`"
         for key, old, new in forbidden_changes(config)
     ]
 

@@ -177,6 +177,14 @@ def made(folder: Path) -> Path:
     return folder
 
 
+def test_a_finished_run_is_not_mistaken_for_one_with_other_settings(capsys, config_path, config):
+    """`nothing to do` would read as if the change had been trained."""
+    finish_run(config)
+    code, _, errors = run(capsys, config_path, "seed=7", "--dry-run")
+    assert code == 2
+    assert "was started with seed=0, not 7" in errors
+
+
 def test_what_is_finished_of_a_sweep_is_left_out(capsys, config_path, config):
     finish_run(dataclasses.replace(config, name="run-seed=0", seed=0))
     code, text, _ = run(capsys, config_path, "--sweep=seed=0,1", "--dry-run")
