@@ -81,10 +81,12 @@ def test_timed_out_preempted_and_without_power_it_ends_as_if_undisturbed(cluster
     wait_for_step(run_dir, 1)
     cluster.run("scancel", "--signal=STOP", job)  # or a fast machine would be done before the limit
     [undisturbed] = jobs_in(launch(cluster, *TWO_BY_TWO, "--minutes=60", *overrides(shards, calm)))
-    pass_the_time_limit(cluster, job)
+    pass_the_time_limit()
     cluster.wait_for([undisturbed], ["COMPLETED"], seconds=300)
     cluster.run("scancel", "--signal=CONT", job)
     wait_until(lambda: restarts(cluster, job), "the job to be queued again")
+    # A slow machine would be stopped time and again.
+    cluster.run("scontrol", "update", f"jobid={job}", "timelimit=60")
     assert re.search(r"stopped by (time limit of 1\.|SIGUSR2)", log_of(run_dir)), "whichever comes first"
     cluster.wait_for([job], ["RUNNING"])
     assert "launch/slurm.py: " + str(run_dir) in launch(cluster, *overrides(shards, rough), code=2), "a second job"
@@ -94,8 +96,9 @@ def test_timed_out_preempted_and_without_power_it_ends_as_if_undisturbed(cluster
     wait_for_step(run_dir, last_step(run_dir) + 3)
     lose_power(cluster, job, "n1")  # where rank 0 and the batch script are
     cluster.wait_for([job], ["COMPLETED"], seconds=300)
-    assert ends_of(run_dir) == [75, 75, 0], "the start without power could not say how it ended"
-    assert len((run_dir / "starts.jsonl").read_text().splitlines()) == 4
+    ends = ends_of(run_dir)  # without that of the start without power, which could not say how it ended
+    assert ends[-1] == 0 and set(ends[:-1]) == {75} and len(ends) >= 3
+    assert len((run_dir / "starts.jsonl").read_text().splitlines()) == len(ends) + 1
     assert differences(run_dir, calm / "stage1") == []
     assert_one_wandb_run(run_dir, num_starts=3)
 
@@ -104,11 +107,10 @@ def restarts(cluster: Cluster, job: str) -> int:
     return int(cluster.job(job)["Restarts"])
 
 
-def pass_the_time_limit(cluster: Cluster, job: str) -> None:
-    """Waits until a job's run has to stop; its next start has an hour."""
+def pass_the_time_limit() -> None:
+    """Waits until a job of MINUTES has to stop."""
     end = time.monotonic() + 30 * MINUTES  # SLURM's signal is due 30 s before the limit, and may come 30 s early
     wait_until(lambda: time.monotonic() > end, "the time limit", 60 * MINUTES)
-    cluster.run("scontrol", "update", f"jobid={job}", "timelimit=60")
 
 
 def preempt(cluster: Cluster, job: str) -> None:
