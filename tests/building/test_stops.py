@@ -28,7 +28,8 @@ def many_files(media_folder, tmp_path) -> Path:
 
 def start(folder: Path, output: Path) -> subprocess.Popen:
     words = ["--input", str(folder), "--output", str(output), "--mode", "frame", "--num-workers", "2"]
-    command = [sys.executable, str(MAKE_SHARDS), *words]
+    # A shell that runs the tests in the background has them, and what they start, ignore Ctrl-C.
+    command = ["env", "--default-signal=INT", sys.executable, str(MAKE_SHARDS), *words]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
