@@ -8,7 +8,8 @@ data.json                   the shards that are read (avff.engine.plan_record)
 exit.json                   reason, code, step, rank, host: how the last launch ended (avff.engine.run_state)
 starts.jsonl                one line per launch, with how the one before it ended
 lock                        held while a launch trains here; who does (avff.run_lock)
-job.json, jobs/             of the newest job that a scheduler was given, and what it printed (launch/)
+job.json                    the newest job that a scheduler was given, and where its script and logs are (launch/)
+jobs/JOBID_ends.jsonl       how the starts of a plain batch job ended (launch/sbatch.sh)
 panels/step-N.png           reconstructions
 system/<host>.jsonl         what each node was busy with (avff.engine.system_metrics)
 checkpoints/step-N/
