@@ -40,12 +40,15 @@ def test_a_node_is_sampled_while_it_trains(config, monkeypatch):
 
 
 def test_other_ranks_of_the_node_and_zero_seconds_sample_nothing(config, tiny_config, monkeypatch):
-    before = threading.active_count()
+    before = set(threading.enumerate())
     with SystemMetrics(tiny_config(logging={"system_every_seconds": 0}), lambda: 0):
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
     monkeypatch.setenv("LOCAL_RANK", "1")
     with SystemMetrics(config, lambda: 0):
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with SystemMetrics(config, lambda: 0):
+        assert {thread.name for thread in set(threading.enumerate()) - before} == {"system metrics"}
 
 
 def test_a_folder_that_cannot_be_written_ends_the_sampling_and_nothing_else(config, caplog):
