@@ -14,10 +14,6 @@ from torch import Tensor
 UNKNOWN = -1
 """Label value of a clip whose truth is not known; its loss term is masked out."""
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Per colour channel, of values in [0, 1]; what `ModelInputs.video_BTCHW` is normalised by."""
-
 
 class Clip(NamedTuple):
     """One aligned audio-video window of one sample, as a loader worker cuts it.

@@ -19,7 +19,12 @@ from avff.errors import ConfigError
 from avff.strict_yaml import apply_override, from_dict, to_dict
 
 Stage = Literal["pretrain", "finetune"]
+Modality = Literal["video", "audio"]
 ContrastiveLevel = Literal["slice", "centered_slice", "clip"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Per colour channel, of values in [0, 1]: what every model's video is normalised by."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -150,8 +155,14 @@ class ModelConfig:
     """Mel bins per audio patch."""
     mel_patch_frames: int = 16
     """Spectrogram frames per audio patch."""
-    layer_norm_eps: float = 1e-6
-    """Part of a checkpoint: 1e-6 for VideoMAE and AudioMAE, 1e-5 for MARLIN and Open-AVFF."""
+    decoder_size: Literal["", "tiny", "small", "base", "large"] = ""
+    """Decoders (and stage 3's pools) of this named size; empty: those of `size`."""
+    video_layer_norm_eps: float = 1e-6
+    """Of the video encoder and decoder. Part of a checkpoint: 1e-6 for VideoMAE and MAE, 1e-5 for MARLIN and Open-AVFF."""
+    audio_layer_norm_eps: float = 1e-6
+    """Of the audio encoder and decoder: 1e-6 for AudioMAE, 1e-5 for CAV-MAE and Open-AVFF."""
+    fusion_layer_norm_eps: float = 1e-6
+    """Of A2V, V2A and stage 3's pools."""
     drop_path: float = 0.0
     """Stochastic depth of the last encoder block, growing linearly from 0 at the first."""
     critic_width: int = 1536
@@ -161,6 +172,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.drop_path < 1, f"model.drop_path is {self.drop_path}; it has to be in [0, 1)")
+        for name in ("video_layer_norm_eps", "audio_layer_norm_eps", "fusion_layer_norm_eps"):
+            _require(getattr(self, name) > 0, f"model.{name} is {getattr(self, name)}; it has to be positive")
 
     @property
     def encoder(self) -> TransformerSize:
@@ -168,7 +181,11 @@ class ModelConfig:
 
     @property
     def decoder(self) -> TransformerSize:
-        return MODEL_SIZES[self.size][1]
+        return MODEL_SIZES[self.decoder_size or self.size][1]
+
+    def layer_norm_eps(self, modality: Modality) -> float:
+        """Returns that of the modality's encoder and decoder."""
+        return self.video_layer_norm_eps if modality == "video" else self.audio_layer_norm_eps
 
 
 # ------------------------------------------------------------------------------------------- objectives

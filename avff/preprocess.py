@@ -13,8 +13,8 @@ from einops import rearrange
 from torch import Tensor
 
 from avff import seeding
-from avff.batch import IMAGENET_MEAN, IMAGENET_STD, AVBatch, ModelInputs
-from avff.config import AugmentConfig, ClipConfig
+from avff.batch import AVBatch, ModelInputs
+from avff.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, ClipConfig
 from avff.errors import ConfigError
 
 POWER_FLOOR = 2.0**-23

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from avff.batch import IMAGENET_MEAN, IMAGENET_STD, AVBatch
-from avff.config import AugmentConfig, ClipConfig
+from avff.batch import AVBatch
+from avff.config import IMAGENET_MEAN, IMAGENET_STD, AugmentConfig, ClipConfig
 from avff.errors import ConfigError
 from avff.preprocess import POWER_FLOOR, CropBox, Preprocess, log_mel, mel_filters, resize_boxes, whole_square
 

@@ -19,7 +19,17 @@ from avff.strict_yaml import flatten
 DROPPED_AT_STAGE_3 = ("video_decoder.", "audio_decoder.")
 NEW_AT_STAGE_3 = ("video_pool.", "audio_pool.", "video_head.", "audio_head.", "overall_head.")
 
-FIXED_FIELDS = ("size", "patch_size", "tubelet_frames", "mel_patch_bins", "mel_patch_frames", "layer_norm_eps")
+FIXED_FIELDS = (
+    "size",
+    "decoder_size",
+    "patch_size",
+    "tubelet_frames",
+    "mel_patch_bins",
+    "mel_patch_frames",
+    "video_layer_norm_eps",
+    "audio_layer_norm_eps",
+    "fusion_layer_norm_eps",
+)
 """Fields of the model section that no adaptation can change."""
 
 

@@ -38,7 +38,7 @@ class AttentivePool(nn.Module):
         width, self.heads = model.decoder.width, model.decoder.heads
         self.compare = nn.Linear(2 * model.encoder.width, width)
         self.query = nn.Linear(width, self.heads)
-        self.norm = nn.LayerNorm(width, eps=model.layer_norm_eps)
+        self.norm = nn.LayerNorm(width, eps=model.fusion_layer_norm_eps)
 
     def forward(self, own_BSLD: Tensor, predicted_BSLD: Tensor) -> Tensor:
         """Returns (B, width)."""

@@ -27,8 +27,8 @@ class CrossModal(nn.Module):
         width, heads = model.encoder.width, model.encoder.heads
         self.token_map = nn.Linear(tokens_in, tokens_out)
         self.slice_position = nn.Parameter(0.02 * torch.randn(1, num_slices, 1, width))
-        self.block = Block(width, heads, model.layer_norm_eps)
-        self.norm = nn.LayerNorm(width, eps=model.layer_norm_eps)
+        self.block = Block(width, heads, model.fusion_layer_norm_eps)
+        self.norm = nn.LayerNorm(width, eps=model.fusion_layer_norm_eps)
 
     def forward(self, tokens_BSLD: Tensor, slices_BS: Tensor | None = None) -> Tensor:
         """

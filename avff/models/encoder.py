@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from avff.config import ModelConfig
+from avff.config import Modality, ModelConfig
 from avff.models.patches import TokenGrid, join_slices, split_slices, take_slices
 from avff.models.positions import sincos_table
 from avff.models.transformer import Stack
@@ -16,7 +16,7 @@ class Encoder(nn.Module):
         name: "video" or "audio"; keys the drop-path draws.
     """
 
-    def __init__(self, grid: TokenGrid, model: ModelConfig, name: str):
+    def __init__(self, grid: TokenGrid, model: ModelConfig, name: Modality):
         super().__init__()
         width = model.encoder.width
         self.num_slices = grid.num_slices
@@ -24,7 +24,11 @@ class Encoder(nn.Module):
         self.position_table = nn.Parameter(sincos_table(grid.shape, width))
         self.modality_embedding = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.stack = Stack(
-            model.encoder, model.layer_norm_eps, f"{name}_encoder", model.drop_path, model.activation_checkpointing
+            model.encoder,
+            model.layer_norm_eps(name),
+            f"{name}_encoder",
+            model.drop_path,
+            model.activation_checkpointing,
         )
 
     def forward(self, patches_BLP: Tensor, seed_B: Tensor, visible_BS: Tensor | None = None) -> Tensor:
@@ -48,14 +52,14 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Fused tokens of a whole clip to pixels (or mel values) of the hidden patches."""
 
-    def __init__(self, grid: TokenGrid, model: ModelConfig, name: str):
+    def __init__(self, grid: TokenGrid, model: ModelConfig, name: Modality):
         super().__init__()
         width = model.decoder.width
         self.embed = nn.Linear(model.encoder.width, width)
         self.position_table = nn.Parameter(sincos_table(grid.shape, width))
         self.stack = Stack(
             model.decoder,
-            model.layer_norm_eps,
+            model.layer_norm_eps(name),
             f"{name}_decoder",
             activation_checkpointing=model.activation_checkpointing,
         )

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from avff.batch import IMAGENET_MEAN, IMAGENET_STD, ModelInputs
-from avff.config import Config
+from avff.batch import ModelInputs
+from avff.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from avff.models.build import build_critics, build_pretrain_model
 from avff.models.patches import (
     audio_grid,

@@ -107,12 +107,14 @@ def test_a_changed_mel_normalisation_is_folded_without_loss(odd_config, inputs) 
 
 def test_what_cannot_be_adapted_is_refused_in_one_message(odd_config) -> None:
     source = odd_config()
-    target = odd_config(model={"size": "small", "layer_norm_eps": 1e-5, "tubelet_frames": 1})
+    target = odd_config(model={"size": "small", "video_layer_norm_eps": 1e-5, "tubelet_frames": 1})
     with pytest.raises(CheckpointError) as caught:
         adapt_weights(state(source), source, target)
     message = str(caught.value)
     assert "model.size is 'tiny' in the source and 'small' in the target" in message
-    assert "model.layer_norm_eps is 1e-06 in the source and 1e-05" in message and "model.tubelet_frames" in message
+    assert (
+        "model.video_layer_norm_eps is 1e-06 in the source and 1e-05" in message and "model.tubelet_frames" in message
+    )
     with pytest.raises(CheckpointError, match="has no decoders to pretrain with"):
         adapt_weights(state(odd_config("finetune")), odd_config("finetune"), source)
     with pytest.raises(CheckpointError, match="overall head is tied to it"):
