@@ -44,6 +44,7 @@ def make_sidecar(
         "config": to_dict(config),
         "parents": list(parents),
         "licences": sorted({OWN_LICENCE}.union(*(parent["licences"] for parent in parents))),
+        "non_commercial": any(parent.get("non_commercial", False) for parent in parents),
         "input": {
             "video": "RGB in [0, 1], minus ImageNet mean, over ImageNet standard deviation",
             "audio": f"natural log of mel power, minus {clip.mel_mean}, over {clip.mel_std}; time first",
@@ -62,6 +63,7 @@ def parent_of(path: Path) -> dict[str, Any]:
         "what": sidecar.get("what", ""),
         "sha256": sha256_of(path),
         "licences": sidecar.get("licences", [OWN_LICENCE]),
+        "non_commercial": sidecar.get("non_commercial", False),
         "parents": sidecar.get("parents", []),
     }
 

@@ -1,0 +1,88 @@
+"""What most importers share: transformer blocks, input normalisation, attention without all of its biases."""
+
+import torch
+from torch import Tensor
+
+from avff.config import IMAGENET_MEAN, IMAGENET_STD, MODEL_SIZES, TransformerSize
+from avff.errors import CheckpointError
+from avff.models.importers.source import Conversion, SourceKeys
+
+
+def encoder_size(width: int, depth: int, where: str) -> TransformerSize:
+    """Returns the named size of an encoder's width and depth.
+
+    Raises:
+        CheckpointError: no encoder of ours is so wide and deep.
+    """
+    for size, _ in MODEL_SIZES.values():
+        if (size.width, size.depth) == (width, depth):
+            return size
+    known = ", ".join(f"{name} {size.width} x {size.depth}" for name, (size, _) in MODEL_SIZES.items())
+    raise CheckpointError(
+        f"{where}: its encoder is {width} wide and {depth} blocks deep, which is no size of ours ({known})"
+    )
+
+
+def qkv_bias(keys: SourceKeys, prefix: str, width: int) -> tuple[Tensor, str, bool]:
+    """Returns the bias of a fused qkv layer in whatever form the source keeps it (AVFF-SPEC §3.5, rule 2).
+
+    A key's bias cancels in the softmax, so that none, or zeros, mean the same.
+
+    Args:
+        prefix: of the attention, ending in a dot.
+
+    Returns:
+        the bias, the keys it was made of, and whether the source has one at all.
+    """
+    if f"{prefix}q_bias" in keys:
+        q, v = keys.take(f"{prefix}q_bias", width), keys.take(f"{prefix}v_bias", width)
+        return torch.cat([q, torch.zeros_like(q), v]), f"{prefix}q_bias, 0, {prefix}v_bias", True
+    if f"{prefix}qkv.bias" in keys:
+        return keys.take(f"{prefix}qkv.bias", 3 * width), f"{prefix}qkv.bias", True
+    return torch.zeros(3 * width), "", False
+
+
+def put_block(
+    keys: SourceKeys,
+    conversion: Conversion,
+    ours: str,
+    theirs: str,
+    width: int,
+    *,
+    norm1: str = "norm1",
+    norm2: str = "norm2",
+    fc1: str = "mlp.fc1",
+    fc2: str = "mlp.fc2",
+) -> None:
+    """Maps one pre-norm block.
+
+    Args:
+        ours, theirs: beginnings of the block's keys, each ending in a dot.
+        norm1, norm2, fc1, fc2: what the source calls them.
+    """
+    plain = {"norm1": norm1, "norm2": norm2, "attn.proj": "attn.proj", "mlp.fc1": fc1, "mlp.fc2": fc2}
+    for own, their in plain.items():
+        for kind in ("weight", "bias"):
+            conversion.put(f"{ours}{own}.{kind}", keys.take(f"{theirs}{their}.{kind}"), f"{theirs}{their}.{kind}")
+    name = f"{theirs}attn.qkv.weight"
+    conversion.put(f"{ours}attn.qkv.weight", keys.take(name, 3 * width, width), name)
+    bias, made_of, has_bias = qkv_bias(keys, f"{theirs}attn.", width)
+    if has_bias:
+        conversion.put(f"{ours}attn.qkv.bias", bias, made_of)
+    else:
+        conversion.fill(f"{ours}attn.qkv.bias", bias, "0: its attention has no bias")
+
+
+def fold_video_normalisation(weight_DP: Tensor, bias_D: Tensor, values_per_channel: int) -> tuple[Tensor, Tensor]:
+    """Lets a patch embedding that was trained on RGB in [0, 1] read ImageNet-normalised frames, without loss.
+
+    Args:
+        weight_DP: with the colour as the slowest axis of a patch, as `patchify_video` orders it.
+        values_per_channel: numbers of one colour in a patch.
+
+    Source:
+        AVFF-SPEC §3.5, rule 3: u = alpha x + beta gives W' = W alpha, b' = b + sum(W beta).
+    """
+    alpha_P = torch.tensor(IMAGENET_STD).repeat_interleave(values_per_channel)
+    beta_P = torch.tensor(IMAGENET_MEAN).repeat_interleave(values_per_channel)
+    return weight_DP * alpha_P, bias_D + weight_DP @ beta_P

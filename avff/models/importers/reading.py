@@ -1,0 +1,97 @@
+"""Opens published files without running what is in them: .safetensors, or pickles under `weights_only=True`."""
+
+import argparse
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from numpy._core import multiarray  # a pickled numpy number names it
+from torch import Tensor
+
+from avff.errors import CheckpointError
+
+CONTAINERS = ("model", "state_dict", "model_state_dict", "module")
+"""Keys under which training scripts put the weights beside optimizer, epoch and arguments."""
+
+PLAIN_CLASSES: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    (multiarray.scalar, "numpy.core.multiarray.scalar"),
+    (multiarray.scalar, "numpy._core.multiarray.scalar"),
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
+]
+"""Classes that published checkpoints hold beside tensors (arguments, best scores) and that can do nothing but hold."""
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """Returns the weights of a published file, on the CPU, without the `module.` that DataParallel puts before keys.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint, nothing in it looks like weights, or a pickle that asks for
+            more than tensors; that one is not executed.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return _strip_wrapping(_find_weights(content, path))
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path}: not a whole .safetensors file: {error}") from error
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(PLAIN_CLASSES):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path}: is a pickle that asks for more than tensors, and could run any code; it was not opened "
+            f"({_what_it_asks_for(error)}). If you trust it, convert it on a machine that holds nothing of value:\n"
+            "  python -c \"import sys, torch; c = torch.load(sys.argv[1], weights_only=False, map_location='cpu'); "
+            "w = next((c[k] for k in ('model', 'state_dict') if k in c), c); "
+            f'torch.save({{k: v for k, v in w.items() if torch.is_tensor(v)}}, sys.argv[2])" {path.name} plain.pt\n'
+            "and bring plain.pt back"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: not a whole torch checkpoint: {error}") from error
+
+
+def _what_it_asks_for(error: pickle.UnpicklingError) -> str:
+    """Returns the line of torch's long message that names the function or class."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0]).split(". ")[0]
+
+
+def _find_weights(content: Any, path: Path) -> dict[str, Tensor]:
+    """Returns the one mapping from names to tensors, looking below the usual containers."""
+    while isinstance(content, Mapping):
+        weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        inner = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+        if inner:
+            content = content[inner[0]]
+            continue
+        others = [name for name in content if name not in weights]
+        if weights and not others:
+            return weights
+        raise CheckpointError(
+            f"{path}: holds no plain table of weights; its keys are {', '.join(map(str, list(content)[:8]))}"
+            f"{' ...' if len(content) > 8 else ''}, and weights are looked for there or under {', '.join(CONTAINERS)}"
+        )
+    raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a table of weights")
+
+
+def _strip_wrapping(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    while weights and all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    return weights
