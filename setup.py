@@ -17,6 +17,9 @@ TRAIN = ["webdataset>=1.0,<2", "deepspeed>=0.19,<0.20", "wandb>=0.31,<0.32", "ni
 REPORTS = ["matplotlib>=3.8", "scikit-learn>=1.4", "tqdm>=4.66"]
 DEV = ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"]
 LAUNCH = ["submitit>=1.5"]
+# What avff.load_model needs to read video files; tensors need nothing more than MODELS.
+PREDICT = ["av>=15"]
+EXPORT = ["onnx>=1.18,<2", "onnxscript>=0.5", "onnxruntime>=1.22"]
 
 setup(
     name="avff",
@@ -32,7 +35,9 @@ setup(
     extras_require={
         "train": MEDIA + FACES + TRAIN + REPORTS,
         "launch": LAUNCH,
-        "dev": DEV,
+        "predict": PREDICT,
+        "export": EXPORT,
+        "dev": DEV + EXPORT,
     },
     entry_points={"console_scripts": ["avff=avff.cli:run"]},
 )
