@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NOUNS = {"errors", "schema", "batch", "config", "build_config", "strict_yaml", "seeding", "files", "json_lines"}
+NOUNS = {
+    "errors",
+    "schema",
+    "batch",
+    "config",
+    "build_config",
+    "strict_yaml",
+    "seeding",
+    "files",
+    "json_lines",
+    "windows",
+}
 # room: the rooms of avff that it may import (besides itself)
 ROOMS = {
     "errors": set(),
@@ -17,6 +28,7 @@ ROOMS = {
     "build_config": {"errors"},
     "schema": {"errors"},
     "batch": set(),
+    "windows": {"config"},
     "seeding": set(),
     "files": set(),
     "json_lines": {"errors"},

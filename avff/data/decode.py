@@ -9,8 +9,6 @@ import re
 import av
 import decord
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from avff.errors import ReadError, ShardError
 
@@ -79,16 +77,3 @@ def decode_sound(data: bytes, num_samples: int, sample_rate_hz: int, where: str)
     if found != num_samples:
         raise ShardError(f"{where}: holds {found} audio samples, the metadata says {num_samples}; rebuild this shard")
     return np.concatenate(chunks).astype(np.float32) / 32768.0
-
-
-def centre_square(video_THWC: np.ndarray, side_pixels: int) -> np.ndarray:
-    """Cuts the centre square of every frame; resized (antialiased) only where its side differs."""
-    height, width = video_THWC.shape[1:3]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square_THWC = video_THWC[:, top : top + side, left : left + side]
-    if side == side_pixels:
-        return square_THWC
-    square_TCHW = torch.from_numpy(np.ascontiguousarray(square_THWC)).permute(0, 3, 1, 2)
-    resized_TCHW = F.interpolate(square_TCHW, size=(side_pixels, side_pixels), mode="bilinear", antialias=True)
-    return resized_TCHW.permute(0, 2, 3, 1).numpy()

@@ -15,7 +15,7 @@ from avff.errors import ShardError
 from avff.schema import SampleMetadata
 
 MAX_SOUND_GAP_SECONDS = 0.02
-"""Sound may end this much before the picture; the rest of the last window is silence (see avff.data.windows)."""
+"""Sound may end this much before the picture; the rest of the last window is silence (see avff.windows)."""
 _TIME_TOLERANCE_SECONDS = 1e-6
 
 

@@ -12,11 +12,12 @@ import torch
 
 from avff.batch import AVBatch, Clip
 from avff.config import ClipConfig
-from avff.data.decode import centre_square, decode_frames, decode_sound
+from avff.data.decode import decode_frames, decode_sound
 from avff.data.samples import Sample
-from avff.data.windows import Span, cut_sound, frame_indices, sliding_starts, spans, window_labels
+from avff.data.windows import Span, spans, window_labels
 from avff.errors import ShardError
 from avff.seeding import derive_seed
+from avff.windows import centre_square, cut_sound, frame_indices, sliding_starts
 
 
 class View(Protocol):

@@ -1,25 +1,13 @@
-"""Where a clip may start, which stored frames and audio samples it holds, and what its labels are: arithmetic only.
+"""Where a clip may start in a stored sample, and what its labels are there; see avff.windows for the arithmetic."""
 
-    stored frames    |a    |     |     |     |     |     |        frame i shows [i, i + 1) / fps_stored
-    clip's frames    |0          |1          |2          |        frame k shows the stored frame nearest to
-    clip's sound     [-----------------------------------)        a + k * fps_stored / fps_clip, a tie the later one
-
-A window starts at a stored frame, so frame 0 and the first audio sample belong to the same instant, and it ends
-`clip.duration_seconds` later for both. Time 0 is the start of the sample.
-"""
-
-import math
 from typing import NamedTuple
-
-import numpy as np
 
 from avff.batch import UNKNOWN
 from avff.config import ClipConfig
 from avff.data.index import MAX_SOUND_GAP_SECONDS
 from avff.errors import ConfigError
 from avff.schema import SampleMetadata, Track
-
-_TOLERANCE_FRAMES = 1e-6
+from avff.windows import RATE_TOLERANCE, last_start
 
 
 class Span(NamedTuple):
@@ -69,7 +57,7 @@ def check_rate(stored: float, clip: ClipConfig, where: str) -> None:
     Raises:
         ConfigError: names both rates.
     """
-    if stored + _TOLERANCE_FRAMES < clip.frames_per_second:
+    if stored + RATE_TOLERANCE < clip.frames_per_second:
         raise ConfigError(
             f"{where}: video is stored at {stored:g} frames per second, clip.frames_per_second is "
             f"{clip.frames_per_second:g}; lower it to {stored:g}, or rebuild the shards at {clip.frames_per_second:g}"
@@ -77,32 +65,9 @@ def check_rate(stored: float, clip: ClipConfig, where: str) -> None:
 
 
 def _last_start(metadata: SampleMetadata, clip: ClipConfig, stop_frame: int) -> int:
-    """Returns the last stored frame from which picture and sound both last a whole clip."""
-    rate = metadata.video.fps
-    sound_seconds = metadata.audio.num_samples / metadata.audio.sample_rate_hz + MAX_SOUND_GAP_SECONDS
-    latest = min(stop_frame, sound_seconds * rate) - clip.duration_seconds * rate
-    return math.floor(latest + _TOLERANCE_FRAMES)
-
-
-def frame_indices(start_frame: int, stored_rate: float, clip: ClipConfig) -> np.ndarray:
-    """Returns the stored frames of a window, int64, `clip.num_frames` of them."""
-    steps_T = np.arange(clip.num_frames) * stored_rate / clip.frames_per_second
-    return start_frame + np.floor(steps_T + 0.5 + _TOLERANCE_FRAMES).astype(np.int64)
-
-
-def cut_sound(sound_N: np.ndarray, start_seconds: float, clip: ClipConfig) -> np.ndarray:
-    """Returns the window's `clip.num_samples` audio samples; a gap at the very end is silence (see `spans`)."""
-    start = round(start_seconds * clip.sample_rate_hz)
-    window_N = sound_N[start : start + clip.num_samples]
-    return np.pad(window_N, (0, clip.num_samples - len(window_N)))
-
-
-def sliding_starts(starts: range, stored_rate: float, clip: ClipConfig) -> list[int]:
-    """Returns evenly spaced starts, the first and the last among them, at most half a clip apart."""
-    half_clip = max(1, math.floor(clip.duration_seconds * stored_rate / 2 + _TOLERANCE_FRAMES))
-    distance = starts[-1] - starts[0]
-    num_steps = math.ceil(distance / half_clip)
-    return [starts[0] + distance * i // max(num_steps, 1) for i in range(num_steps + 1)]
+    audio = metadata.audio
+    sound_seconds = audio.num_samples / audio.sample_rate_hz + MAX_SOUND_GAP_SECONDS
+    return last_start(stop_frame, sound_seconds, metadata.video.fps, clip)
 
 
 def window_labels(

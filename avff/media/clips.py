@@ -140,7 +140,7 @@ def _encode_videos(
     """Encodes the whole frame or every track; returns the first stored index, the number of frames and the mp4s."""
     profile, rate = config.video, exact_rate(config.video.frames_per_second)
     whole = config.mode == "frame"
-    size = _frame_size(info, profile.frame_short_side_pixels) if whole else (info.width, info.height)
+    size = info.scaled_size(profile.frame_short_side_pixels) if whole else (info.width, info.height)
     members = {"frame": size} if whole else {f"face{t.id}": (profile.side_pixels, profile.side_pixels) for t in tracks}
     encoders = {name: VideoEncoder(profile, rate, *member_size) for name, member_size in members.items()}
     first_number, count = 0, 0
@@ -159,15 +159,8 @@ def _encode_videos(
     return first_number, count, {name: encoder.finish() for name, encoder in encoders.items()}
 
 
-def _frame_size(info: MediaInfo, short_side: int) -> tuple[int, int]:
-    """Upright width and height of a stored whole frame: the short side as asked, the other even."""
-    scale = short_side / min(info.width, info.height)
-    width, height = (max(2, 2 * round(side * scale / 2)) for side in (info.width, info.height))
-    return width, height
-
-
 def _track(number: int, face: FacePath, config: BuildConfig, info: MediaInfo) -> Track:
-    """Returns a face path as metadata; crop positions are rounded here, and the crop is cut from the rounded ones."""
+    """Returns a face path as metadata."""
     return Track(
         id=number,
         identity=face.identity,
@@ -177,6 +170,6 @@ def _track(number: int, face: FacePath, config: BuildConfig, info: MediaInfo) ->
         scores=np.round(face.scores_T, 4).tolist(),
         detected=face.detected_T.tolist(),
         area_ratio=round(float(face.areas.mean()) / (info.width * info.height), 6),
-        crop_centres=np.round(face.centres, 2).tolist(),
-        crop_half_sides=np.round(face.longer_sides * config.video.crop_factor / 2, 2).tolist(),
+        crop_centres=face.crop_centres.tolist(),
+        crop_half_sides=face.crop_half_sides(config.video.crop_factor).tolist(),
     )

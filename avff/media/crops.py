@@ -1,9 +1,9 @@
 """Square crops that follow a face."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -40,17 +40,35 @@ class FacePath:
     def areas(self) -> np.ndarray:
         return np.prod(self.boxes_T4[:, 2:] - self.boxes_T4[:, :2], axis=1)
 
+    @property
+    def crop_centres(self) -> np.ndarray:
+        """x, y of the square crops, as metadata holds them; crops are cut from the rounded values."""
+        return np.round(self.centres, 2)
 
-def square_crop(picture_HWC: np.ndarray, centre: np.ndarray, half_side: float, side_pixels: int) -> np.ndarray:
-    """Cuts a square at sub-pixel position and scales it; outside the picture its border pixels go on.
+    def crop_half_sides(self, crop_factor: float) -> np.ndarray:
+        """Half sides of the square crops, likewise."""
+        return np.round(self.longer_sides * crop_factor / 2, 2)
+
+
+class SquareRegion(NamedTuple):
+    """Whole pixels that hold a square at sub-pixel position.
+
+    Attributes:
+        pixels_HWC: uint8; where the square reaches beyond the picture, its border pixels go on.
+        box: x0, y0, x1, y1 of the square within them.
+    """
+
+    pixels_HWC: np.ndarray
+    box: tuple[float, float, float, float]
+
+
+def square_region(picture_HWC: np.ndarray, centre: np.ndarray, half_side: float) -> SquareRegion:
+    """Cuts out what a square crop is made of.
 
     Args:
         picture_HWC: uint8 RGB.
         centre: x, y in pixels.
         half_side: half the side of the square in source pixels.
-
-    Returns:
-        uint8 (side_pixels, side_pixels, 3).
     """
     height, width = picture_HWC.shape[:2]
     x0, y0 = centre[0] - half_side, centre[1] - half_side
@@ -59,6 +77,17 @@ def square_crop(picture_HWC: np.ndarray, centre: np.ndarray, half_side: float, s
     rows = np.clip(np.arange(top, bottom), 0, height - 1)
     columns = np.clip(np.arange(left, right), 0, width - 1)
     region = picture_HWC[rows[:, None], columns[None, :]]
-    box = (x0 - left, y0 - top, x1 - left, y1 - top)
+    return SquareRegion(region, (x0 - left, y0 - top, x1 - left, y1 - top))
+
+
+def square_crop(picture_HWC: np.ndarray, centre: np.ndarray, half_side: float, side_pixels: int) -> np.ndarray:
+    """Cuts a square at sub-pixel position and scales it, bicubic; see `square_region`.
+
+    Returns:
+        uint8 (side_pixels, side_pixels, 3).
+    """
+    from PIL import Image  # here: avff.exporting cuts crops where there is no Pillow, ten times slower
+
+    region, box = square_region(picture_HWC, centre, half_side)
     resized = Image.fromarray(region).resize((side_pixels, side_pixels), Image.Resampling.BICUBIC, box=box)
     return np.asarray(resized)

@@ -47,6 +47,12 @@ class MediaInfo:
             return 0.0
         return float(self.audio_start_seconds - self.video_start_seconds)
 
+    def scaled_size(self, short_side: int) -> tuple[int, int]:
+        """Upright width and height of a stored whole frame: the short side as asked, the other even."""
+        scale = short_side / min(self.width, self.height)
+        width, height = (max(2, 2 * round(side * scale / 2)) for side in (self.width, self.height))
+        return width, height
+
 
 class ShownFrame(NamedTuple):
     """One source picture and the half-open stretch of time in which a player shows it."""

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from avff.config import ClipConfig
-from avff.data.decode import centre_square
 from avff.data.views import AVView
 from avff.errors import ConfigError, ShardError
+from avff.windows import centre_square
 
 CLIP = ClipConfig(num_frames=8, image_size=32, hop_samples=100)  # 1.6 s; squares of 48 pixels
 NUM_BITS = 8

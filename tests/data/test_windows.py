@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from avff.batch import UNKNOWN
 from avff.config import ClipConfig
 from avff.data.index import usable_seconds
-from avff.data.windows import cut_sound, frame_indices, sliding_starts, spans, window_labels
+from avff.data.windows import spans, window_labels
 from avff.errors import ConfigError
 from avff.schema import AudioInfo, EncoderInfo, FakeSegments, SampleMetadata, VideoInfo
+from avff.windows import cut_sound, frame_indices, sliding_starts
 
 CLIP = ClipConfig(num_frames=8, hop_samples=100)  # 1.6 s at 5 frames per second
 
