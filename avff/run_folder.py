@@ -69,6 +69,18 @@ class CheckpointRef:
     config: Config
     state: dict[str, Any]
 
+    @property
+    def is_averaged(self) -> bool:
+        """Whether the weights are a run's moving average."""
+        return self.state.get("averaged", self.weights_path.name == EMA)
+
+    @property
+    def threshold(self) -> float | None:
+        """On the fake probability, as validation chose it with these weights: the moving average, if the run keeps one."""
+        if self.is_averaged != (self.config.optim.ema_decay > 0):
+            return None
+        return (self.state.get("validation") or {}).get("threshold")
+
 
 def checkpoint_dir(run_dir: Path, step: int) -> Path:
     return run_dir / CHECKPOINTS / f"step-{step}"

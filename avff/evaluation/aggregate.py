@@ -11,6 +11,8 @@ from typing import NamedTuple
 from avff.errors import EvaluationError
 
 WINDOW_AGGREGATION = "mean_logit_per_track_then_max_over_tracks"
+DEFAULT_THRESHOLD = 0.5
+"""On the fake probability; used, and said so, where a checkpoint holds none chosen on validation."""
 
 
 class Logits(NamedTuple):

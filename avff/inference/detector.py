@@ -20,7 +20,7 @@ from avff.models.build import build_classifier
 from avff.models.classifier import Classifier
 from avff.models.weights import NOT_IN_WEIGHTS, load_into, load_weights
 from avff.preprocess import Preprocess
-from avff.run_folder import EMA, CheckpointRef, resolve_checkpoint
+from avff.run_folder import CheckpointRef, resolve_checkpoint
 from avff.strict_yaml import flatten, from_dict
 
 
@@ -115,20 +115,12 @@ def make_detector(reference: CheckpointRef, model: Classifier, device: torch.dev
         config=reference.config,
         build=from_dict(BuildConfig, build, where=f"{reference.weights_path}: build") if build else None,
         trained_on=inherited_records(reference.state, reference.weights_path),
-        threshold=_threshold(reference),
+        threshold=reference.threshold,
         device=device,
         view=AVView(reference.config.clip),
         model=model.eval(),
         preprocess=Preprocess(reference.config.clip, reference.config.data.augment),
     )
-
-
-def _threshold(reference: CheckpointRef) -> float | None:
-    """Returns the threshold that validation chose with these weights: the moving average's, if the run keeps one."""
-    averaged = reference.state.get("averaged", reference.weights_path.name == EMA)
-    if averaged != (reference.config.optim.ema_decay > 0):
-        return None
-    return (reference.state.get("validation") or {}).get("threshold")
 
 
 def choose_device(device: str) -> torch.device:

@@ -9,13 +9,11 @@ from avff.building.samples import build_samples
 from avff.building.sources import single_source
 from avff.data.shards import Sample
 from avff.errors import CheckpointError, MediaError
-from avff.evaluation.aggregate import ClipScore, WindowScore, aggregate, probability
+from avff.evaluation.aggregate import DEFAULT_THRESHOLD, ClipScore, WindowScore, aggregate, probability
 from avff.inference.detector import Detector
 from avff.schema import Track
 
 Verdict = Literal["REAL", "FAKE", "UNDECIDED"]
-DEFAULT_THRESHOLD = 0.5
-"""Used, and said so, where a checkpoint holds no threshold chosen on validation."""
 
 
 @dataclass(frozen=True, kw_only=True)
