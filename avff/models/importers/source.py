@@ -31,6 +31,8 @@ class Conversion:
             their random start. A name that is neither in `tensors` nor here is an error.
         grids: tokens per axis that the position tables in `tensors` are made for, time first: (time, height, width),
             (time, frequency). Of the modalities that the source holds.
+        patches: sizes of a patch of each modality, time first; the target's config has to say the same.
+        num_slices: that the tensors of A2V and V2A were made for; None where the source holds neither.
         layer_norm_eps: of the modalities that the source holds; the target's config has to say the same.
         mel: mean and standard deviation that its log-mel input was normalised by (x - mean) / std; None without sound.
         notes: what a reader should know and no key shows.
@@ -43,6 +45,8 @@ class Conversion:
     dropped: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
     grids: dict[Modality, tuple[int, ...]] = field(default_factory=dict)
+    patches: dict[Modality, tuple[int, ...]] = field(default_factory=lambda: {"video": (2, 16, 16), "audio": (16, 16)})
+    num_slices: int | None = None
     layer_norm_eps: dict[Modality, float] = field(default_factory=dict)
     mel: tuple[float, float] | None = None
     notes: list[str] = field(default_factory=list)
