@@ -23,6 +23,8 @@ LAYER_NORM_EPS = 1e-5
 NUM_FRAMES, IMAGE_SIZE, NUM_MEL_FRAMES, NUM_MEL_BINS = 16, 224, 1024, 128
 PATCH, TUBELET_FRAMES = 16, 2
 NUM_SLICES = 8
+OPEN_AVFF_MEL = (-5.081, 4.4849)
+"""Mean and standard deviation that its log-mel spectrograms are normalised by."""
 VIDEO_GRID = (NUM_FRAMES // TUBELET_FRAMES, IMAGE_SIZE // PATCH, IMAGE_SIZE // PATCH)
 """Tokens by (time, height, width), first axis slowest."""
 AUDIO_GRID = (NUM_MEL_BINS // PATCH, NUM_MEL_FRAMES // PATCH)

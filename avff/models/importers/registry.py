@@ -6,9 +6,10 @@ from pathlib import Path
 from torch import Tensor
 
 from avff.errors import CheckpointError
+from avff.models.importers.open_avff import OPEN_AVFF
 from avff.models.importers.source import Source
 
-SOURCES: tuple[Source, ...] = ()
+SOURCES: tuple[Source, ...] = (OPEN_AVFF,)
 """In the order in which they are asked; the more particular ones first."""
 
 
