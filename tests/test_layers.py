@@ -46,6 +46,7 @@ ROOMS = {
     "objectives": NOUNS | {"distributed", "models"},
     "evaluation": NOUNS | {"distributed"},
     "inference": NOUNS | {"progress", "run_folder", "media", "data", "building", "preprocess", "models", "evaluation"},
+    "features": NOUNS | {"progress", "run_folder", "data", "building", "preprocess", "models", "evaluation", "inference"},
     "report": {"errors", "config", "strict_yaml", "files", "json_lines", "run_folder", "run_lock"},
     "engine": NOUNS
     | {
