@@ -39,7 +39,7 @@ class CrossModal(nn.Module):
         Returns:
             (B, S, tokens_out, D) predicted tokens of the same slices.
         """
-        position_BS1D = self.slice_position.expand(len(tokens_BSLD), -1, -1, -1)
+        position_BS1D = self.slice_position.expand(tokens_BSLD.shape[0], -1, -1, -1)
         if slices_BS is not None:
             position_BS1D = take_slices(position_BS1D, slices_BS)
         mapped_BSLD = self.token_map(tokens_BSLD.transpose(2, 3)).transpose(2, 3) + position_BS1D
