@@ -41,7 +41,7 @@ def encoder_file(full: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in full.items() if name.startswith("encoder.")}
 
 
-def rgb(seed: int, batch: int = 2) -> Tensor:
+def rgb(seed: int, batch: int = 1) -> Tensor:
     """Frames of noise in [0, 1], darker in one corner so that no axis can be swapped unseen."""
     noise = torch.rand(batch, 3, 16, 224, 224, generator=torch.Generator().manual_seed(seed))
     return noise * torch.linspace(0.2, 1, 224) * torch.linspace(0.5, 1, 224)[:, None]

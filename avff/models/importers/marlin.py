@@ -5,13 +5,14 @@ import math
 from torch import Tensor
 
 from avff.config import Config
-from avff.models.importers.blocks import encoder_size, fold_video_normalisation, put_block
+from avff.models.importers.blocks import encoder_size, fold_video_normalisation
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
 from avff.models.importers.video import (
     TUBELET,
     VIDEO_GRID,
     fill_modality,
     leave_out_the_rest,
+    put_biased_block,
     put_decoder_entry,
     put_layer,
     sinusoid_table,
@@ -90,7 +91,7 @@ def _put_decoder(keys: SourceKeys, conversion: Conversion, config: Config, start
 
 def _put_stack(keys: SourceKeys, conversion: Conversion, ours: str, theirs: str, width: int) -> None:
     for i in range(keys.depth(f"{theirs}blocks.")):
-        put_block(keys, conversion, f"{ours}blocks.{i}.", f"{theirs}blocks.{i}.", width, **MLP)
+        put_biased_block(keys, conversion, f"{ours}blocks.{i}.", f"{theirs}blocks.{i}.", width, **MLP)
     put_layer(keys, conversion, f"{ours}norm", f"{theirs}norm")
 
 

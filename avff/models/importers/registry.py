@@ -6,10 +6,13 @@ from pathlib import Path
 from torch import Tensor
 
 from avff.errors import CheckpointError
+from avff.models.importers.marlin import MARLIN
 from avff.models.importers.open_avff import OPEN_AVFF
 from avff.models.importers.source import Source
+from avff.models.importers.videomae import VIDEOMAE
+from avff.models.importers.vit import MAE, TIMM_VIT, TIMM_VIT_HALF
 
-SOURCES: tuple[Source, ...] = (OPEN_AVFF,)
+SOURCES: tuple[Source, ...] = (OPEN_AVFF, MARLIN, VIDEOMAE, MAE, TIMM_VIT, TIMM_VIT_HALF)
 """In the order in which they are asked; the more particular ones first."""
 
 
@@ -33,7 +36,9 @@ def recognise(tensors: Mapping[str, Tensor], path: Path) -> Source:
         return found[0]
     shown = ", ".join(f"{name} {list(shape)}" for name, shape in list(shapes.items())[:5])
     if found:
-        names = ", ".join(source.name for source in found)
-        raise CheckpointError(f"{path}: could be of {names}; say which with --format. It begins with {shown}")
+        choices = "\n".join(f"  {source.name}: {source.title}" for source in found)
+        raise CheckpointError(
+            f"{path}: could be of several sources; say which with --format\n{choices}\nIt begins with {shown}"
+        )
     names = ", ".join(source.name for source in SOURCES)
     raise CheckpointError(f"{path}: its keys are of no known source ({names}). It begins with {shown}")

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from avff.config import MODEL_SIZES, Config
+from avff.models.importers.blocks import put_block
 from avff.models.importers.source import Conversion, SourceKeys
 
 VIDEO_GRID = (8, 14, 14)
@@ -43,6 +44,19 @@ def put_layer(keys: SourceKeys, conversion: Conversion, ours: str, theirs: str) 
     """Maps the weight and the bias of a norm or a linear layer."""
     for kind in ("weight", "bias"):
         conversion.put(f"{ours}.{kind}", keys.take(f"{theirs}.{kind}"), f"{theirs}.{kind}")
+
+
+def put_biased_block(
+    keys: SourceKeys, conversion: Conversion, ours: str, theirs: str, width: int, *, bias: str = "q_bias", **names: str
+) -> None:
+    """Maps one block whose attention has to have a bias: all published files do, so that none is a broken file.
+
+    Args:
+        bias: what the attention calls it, or the first of its parts.
+        names: as those of `put_block`.
+    """
+    keys.take(f"{theirs}attn.{bias}")
+    put_block(keys, conversion, ours, theirs, width, **names)
 
 
 def fill_token_norm(keys: SourceKeys, conversion: Conversion, pooled_norm: str, width: int) -> None:

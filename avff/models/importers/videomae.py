@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from avff.config import Config
-from avff.models.importers.blocks import encoder_size, put_block
+from avff.models.importers.blocks import encoder_size
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
 from avff.models.importers.video import (
     TUBELET,
@@ -16,6 +16,7 @@ from avff.models.importers.video import (
     fill_modality,
     fill_token_norm,
     leave_out_the_rest,
+    put_biased_block,
     put_decoder_entry,
     put_layer,
     sinusoid_table,
@@ -54,7 +55,7 @@ class _Names:
     norm: str
     decoder_blocks: str
     classifier: str
-    put_block: Callable[[SourceKeys, Conversion, str, str, int], None] = put_block
+    put_block: Callable[[SourceKeys, Conversion, str, str, int], None] = put_biased_block
 
 
 _PRETRAINED = _Names(

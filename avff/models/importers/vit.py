@@ -11,9 +11,16 @@ from torch import Tensor
 
 from avff.config import Config
 from avff.errors import CheckpointError
-from avff.models.importers.blocks import encoder_size, fold_video_normalisation, put_block
+from avff.models.importers.blocks import encoder_size, fold_video_normalisation
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
-from avff.models.importers.video import TUBELET, fill_modality, fill_token_norm, leave_out_the_rest, put_layer
+from avff.models.importers.video import (
+    TUBELET,
+    fill_modality,
+    fill_token_norm,
+    leave_out_the_rest,
+    put_biased_block,
+    put_layer,
+)
 
 PATCH = TUBELET[1:]
 """Height and width of an image's patch."""
@@ -59,7 +66,8 @@ def _convert(keys: SourceKeys, config: Config, *, half: bool, note: str) -> Conv
     _put_table(keys, conversion, config, width)
     fill_modality(conversion, width)
     for i in range(depth):
-        put_block(keys, conversion, f"video_encoder.stack.blocks.{i}.", f"blocks.{i}.", width)
+        ours = f"video_encoder.stack.blocks.{i}."
+        put_biased_block(keys, conversion, ours, f"blocks.{i}.", width, bias="qkv.bias")
     if "fc_norm.weight" in keys:
         fill_token_norm(keys, conversion, "fc_norm", width)
     else:
