@@ -21,6 +21,7 @@ from avff.strict_yaml import apply_override, from_dict, to_dict
 Stage = Literal["pretrain", "finetune"]
 Modality = Literal["video", "audio"]
 ContrastiveLevel = Literal["slice", "centered_slice", "clip"]
+EncoderTraining = Literal["train", "freeze", "lora"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -241,11 +242,31 @@ class FinetuneConfig:
     """Dropout on the pooled embeddings, keyed by the clip's seed."""
     modality_dropout: float = 0.0
     """Chance that a clip trains the overall head on one modality only."""
+    encoders: EncoderTraining = "train"
+    """What of both encoders learns: `train` all of it, `freeze` nothing but `trained_blocks`, `lora` low-rank changes of
+    the attention matrices (Hu et al. 2021). What does not learn keeps its values to the bit and costs no backward pass."""
+    trained_blocks: int = 0
+    """With `freeze`: the last so many blocks of each encoder and its final norm learn all the same; 0: nothing."""
+    lora_rank: int = 8
+    """With `lora`: rank of each change."""
+    lora_alpha: float = 16.0
+    """With `lora`: a change is scaled by `lora_alpha / lora_rank`, so that its size does not follow the rank."""
 
     def __post_init__(self) -> None:
         for name in ("label_smoothing", "head_dropout", "modality_dropout"):
             value = getattr(self, name)
             _require(0 <= value < 1, f"finetune.{name} is {value}; it has to be in [0, 1)")
+        _require(
+            self.trained_blocks >= 0,
+            f"finetune.trained_blocks is {self.trained_blocks}; 0 trains no block of a frozen encoder",
+        )
+        _require(
+            self.trained_blocks == 0 or self.encoders == "freeze",
+            f"finetune.trained_blocks is {self.trained_blocks}, but finetune.encoders is {self.encoders!r}; blocks are "
+            "chosen with finetune.encoders=freeze only",
+        )
+        for name in ("lora_rank", "lora_alpha"):
+            _require(getattr(self, name) > 0, f"finetune.{name} is {getattr(self, name)}; it has to be positive")
 
 
 # ------------------------------------------------------------------------------------------- data
@@ -331,6 +352,9 @@ class OptimConfig:
     learning_rate: float = 1.5e-4
     new_layer_factor: float = 1.0
     """Learning rate of layers that `engine.init_weights` did not fill, as a multiple of `learning_rate`."""
+    layer_decay: float = 1.0
+    """Learning rate of an encoder's block as a multiple of the one above it (BEiT); 1: all learn alike. Block i of N has
+    layer_decay**(N + 1 - i), embeddings have i = 0, and whatever is not an encoder learns at the full rate."""
     weight_decay: float = 0.05
     """Not applied to biases, norms, position tables, other one-dimensional parameters, and the critics."""
     betas: tuple[float, float] = (0.9, 0.95)
@@ -354,6 +378,7 @@ class OptimConfig:
         )
         _require(0 <= self.ema_decay < 1, f"optim.ema_decay is {self.ema_decay}; it has to be in [0, 1)")
         _require(self.learning_rate > 0, f"optim.learning_rate is {self.learning_rate}; it has to be positive")
+        _require(0 < self.layer_decay <= 1, f"optim.layer_decay is {self.layer_decay}; it has to be in (0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -528,6 +553,7 @@ class Config:
                 f"pretrain.contrastive_group_size {group} does not divide engine.global_batch_size {batch}; "
                 f"divisors are {_divisors(batch)}",
             )
+        self._check_encoders()
         reach = self.engine.keep_checkpoints * self.engine.checkpoint_every_steps
         _require(
             self.faults.rewind_steps <= reach,
@@ -540,6 +566,19 @@ class Config:
                 f"data.num_runs {self.data.num_runs} does not divide engine.global_batch_size {batch}; "
                 f"divisors are {_divisors(batch)}",
             )
+
+    def _check_encoders(self) -> None:
+        finetune, depth = self.finetune, self.model.encoder.depth
+        _require(
+            self.stage == "finetune" or finetune.encoders == "train",
+            f"finetune.encoders is {finetune.encoders!r}, but stage 'pretrain' trains whole encoders; it is a choice of "
+            "stage 'finetune'",
+        )
+        _require(
+            finetune.trained_blocks <= depth,
+            f"finetune.trained_blocks is {finetune.trained_blocks}, but encoders of model.size {self.model.size!r} have "
+            f"{depth} blocks; use finetune.encoders=train to train all",
+        )
 
     @property
     def run_dir(self) -> Path:

@@ -103,6 +103,13 @@ def test_bad_overrides_are_refused(tmp_path, override):
         ({"data": {"num_workers": -1}}, "data.num_workers is -1"),
         ({"model": {"drop_path": 1.0}}, "model.drop_path is 1.0"),
         ({"logging": {"log_every_steps": 0}}, "logging.log_every_steps is 0"),
+        ({"optim": {"layer_decay": 0.0}}, "optim.layer_decay is 0.0; it has to be in (0, 1]"),
+        ({"optim": {"layer_decay": 1.1}}, "optim.layer_decay is 1.1"),
+        (
+            {"finetune": {"encoders": "freeze"}},
+            "finetune.encoders is 'freeze', but stage 'pretrain' trains whole encoders",
+        ),
+        ({"finetune": {"encoders": "lora"}}, "finetune.encoders is 'lora', but stage 'pretrain'"),
     ],
 )
 def test_impossible_combinations_name_both_numbers(change, message):
@@ -112,6 +119,24 @@ def test_impossible_combinations_name_both_numbers(change, message):
 
 def config_with(**sections):
     return from_dict(Config, {"name": "a", "stage": "pretrain", **sections}, "x")
+
+
+@pytest.mark.parametrize(
+    ("finetune", "message"),
+    [
+        ({"trained_blocks": 1}, "finetune.trained_blocks is 1, but finetune.encoders is 'train'"),
+        ({"encoders": "lora", "trained_blocks": 1}, "finetune.trained_blocks is 1, but finetune.encoders is 'lora'"),
+        ({"encoders": "freeze", "trained_blocks": -1}, "finetune.trained_blocks is -1"),
+        ({"encoders": "freeze", "trained_blocks": 13}, "is 13, but encoders of model.size 'base' have 12 blocks"),
+        ({"encoders": "lora", "lora_rank": 0}, "finetune.lora_rank is 0; it has to be positive"),
+        ({"encoders": "lora", "lora_alpha": -1}, "finetune.lora_alpha is -1"),
+        ({"encoders": "frozen"}, "'frozen' is not one of 'train', 'freeze', 'lora' (did you mean freeze?)"),
+    ],
+)
+def test_a_choice_of_what_learns_that_cannot_be_is_refused(finetune, message):
+    values = {"name": "a", "stage": "finetune", "data": {"labels": "known"}, "finetune": finetune}
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        from_dict(Config, values, "x")
 
 
 @pytest.mark.parametrize(

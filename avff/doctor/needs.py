@@ -26,32 +26,33 @@ def read_ahead_bytes(config: Config, world_size: int) -> int:
     return config.data.num_workers * config.data.prefetch_steps * clips_per_rank * clip_bytes(config)
 
 
-def parameter_counts(config: Config) -> tuple[int, int]:
-    """Returns the parameters of model and critics; nothing is allocated."""
+def parameter_counts(config: Config) -> tuple[int, int, int]:
+    """Returns what learns of the model, the critics' parameters, and what of the model is frozen; nothing is allocated."""
     import torch
 
     from avff.models.build import build_critics, build_model
+    from avff.models.flops import frozen_counts
 
     with torch.device("meta"):
         model = build_model(config)
         critics = build_critics(config) if config.stage == "pretrain" and config.pretrain.adversarial_weight else None
     counts = [sum(p.numel() for p in module.parameters()) if module else 0 for module in (model, critics)]
-    return counts[0], counts[1]
+    return counts[0], counts[1], sum(frozen_counts(model).values())
 
 
 def gradient_bytes(config: Config) -> int:
     """Returns what all ranks add up in every step."""
-    return sum(parameter_counts(config)) * (2 if config.engine.precision == "bf16" else FP32_BYTES)
+    return sum(parameter_counts(config)[:2]) * (2 if config.engine.precision == "bf16" else FP32_BYTES)
 
 
 def checkpoint_bytes(config: Config) -> int:
     """Returns the size of one checkpoint, which holds fp32 numbers alone.
 
-    Ranks save weights, two moments and the moving average of all parameters; those of the model come once more
-    consolidated: weights, and their average where there is one.
+    Ranks save weights, two moments and the moving average of all parameters; the model comes once more consolidated,
+    frozen parts included: weights, and their average where there is one.
     """
-    model, critics = parameter_counts(config)
-    return FP32_BYTES * (4 * (model + critics) + model * (2 if config.optim.ema_decay else 1))
+    model, critics, frozen = parameter_counts(config)
+    return FP32_BYTES * (4 * (model + critics) + (model + frozen) * (2 if config.optim.ema_decay else 1))
 
 
 def run_bytes(config: Config) -> int:

@@ -18,6 +18,7 @@ from avff.engine import agreement
 from avff.engine.trainable import Trainable
 from avff.errors import CheckpointError
 from avff.files import sync
+from avff.models.weights import load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,12 @@ def find_newest(run_dir: Path) -> Path | None:
 
 def load(directory: Path, trainables: Sequence[Trainable]) -> None:
     """Restores what `find_newest` found, at the start or in the middle of a process; a collective."""
-    num_updates = agreement.everywhere(lambda: [_read(directory / t.name, t) for t in trainables])
+
+    def read() -> list[int]:
+        _read_buffers(directory / run_folder.WEIGHTS, trainables[0])
+        return [_read(directory / trainable.name, trainable) for trainable in trainables]
+
+    num_updates = agreement.everywhere(read)
     for trainable, count in zip(trainables, num_updates, strict=True):
         trainable.restore(count)
 
@@ -123,6 +129,15 @@ def _find_problems(directory: Path) -> list[str]:
     rank, world_size = distributed.rank(), distributed.world_size()
     own = run_folder.find_problems(directory, rank=rank, world_size=world_size)
     return list(dict.fromkeys(problem for share in distributed.gather_objects(own) for problem in share))
+
+
+def _read_buffers(path: Path, model: Trainable) -> None:
+    """Fills what is no parameter of the model, such as what is frozen, from the consolidated weights."""
+    buffers = model.persistent_buffers()
+    if buffers:
+        tensors, _ = load_weights(path)
+        for name, buffer in buffers.items():
+            buffer.copy_(tensors[name])
 
 
 def _read(folder: Path, trainable: Trainable) -> int:

@@ -5,12 +5,14 @@ instead of parameters, so the average is sharded as the moments are and follows 
 """
 
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from avff.config import OptimConfig
+from avff.models.encoder import Encoder
+from avff.models.lora import is_lora
 
 STATE_KEYS = ("exp_avg", "exp_avg_sq", "ema")
 """Tensors that `AdamWithEma` keeps per parameter, each of the parameter's shape."""
@@ -55,37 +57,99 @@ def ema_decay_at(num_updates: int, decay: float) -> float:
     return min(decay, (1 + num_updates) / (10 + num_updates))
 
 
+class Layer(NamedTuple):
+    """A part of the network whose parameters learn at one rate.
+
+    Attributes:
+        encoder: `video` or `audio`; empty for all that is in no encoder.
+        depth: 0 for the embeddings, i for the encoder's i-th block.
+        factor: of the learning rate.
+    """
+
+    encoder: str = ""
+    depth: int = 0
+    factor: float = 1.0
+
+
+class _Place(NamedTuple):
+    """What decides which group a parameter belongs to; the groups are in this order."""
+
+    decays: bool
+    is_new: bool
+    layer: Layer
+
+
+ELSEWHERE = Layer()
+
+
 def parameter_groups(
     module: nn.Module, config: OptimConfig, *, learning_rate: float, new_names: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Sorts parameters into decay / no decay x loaded / new, each parameter into exactly one group.
+    """Sorts parameters into decay / no decay x loaded / new x layer, each parameter into exactly one group.
 
     Args:
         learning_rate: peak of the loaded layers.
         new_names: parameters that no weight file filled; they learn `new_layer_factor` times as fast.
 
     Returns:
-        groups for `AdamWithEma`; `peak_lr` is kept beside `lr`, which the schedule overwrites each step.
+        groups for `AdamWithEma`; `peak_lr` is kept beside `lr`, which the schedule overwrites each step. A name such as
+        `decay_video_03` says that `layer_decay` gives this block, of the encoder that `encoder` names, its own rate.
     """
-    names: dict[tuple[bool, bool], list[str]] = {}
+    layers = encoder_layers(module, config.layer_decay)
+    names: dict[_Place, list[str]] = {}
     parameters = dict(module.named_parameters())
     for name, parameter in parameters.items():
         if not parameter.requires_grad:
-            raise TypeError(f"parameter {name} is frozen; fixed tables have to be buffers")
-        names.setdefault((_decays(name, parameter), name in new_names), []).append(name)
+            raise TypeError(f"parameter {name} is frozen; what does not learn has to be a buffer (avff.models.freeze)")
+        place = _Place(_decays(name, parameter), name in new_names, layers.get(name, ELSEWHERE))
+        names.setdefault(place, []).append(name)
     groups = []
-    for (decays, is_new), members in sorted(names.items()):
-        peak = learning_rate * (config.new_layer_factor if is_new else 1.0)
+    for place, members in sorted(names.items()):
+        peak = learning_rate * (config.new_layer_factor if place.is_new else 1.0) * place.layer.factor
         groups.append(
             {
                 "params": [parameters[name] for name in members],
-                "name": f"{'decay' if decays else 'no_decay'}{'_new' if is_new else ''}",
-                "weight_decay": config.weight_decay if decays else 0.0,
+                "name": _group_name(place),
+                "encoder": place.layer.encoder,
+                "weight_decay": config.weight_decay if place.decays else 0.0,
                 "lr": peak,
                 "peak_lr": peak,
             }
         )
     return groups
+
+
+def encoder_layers(module: nn.Module, layer_decay: float) -> dict[str, Layer]:
+    """Returns the layer of each parameter that lies in an encoder's blocks or embeddings; of none without a decay.
+
+    Source:
+        Bao et al., "BEiT", 2021 (after Clark et al., "ELECTRA", 2020): of N blocks, number i has
+        `layer_decay**(N + 1 - i)`, the embeddings have i = 0. The final norm belongs to what follows.
+    """
+    layers: dict[str, Layer] = {}
+    encoders = {part: child for part, child in module.named_children() if isinstance(child, Encoder)}
+    for part, encoder in encoders.items() if layer_decay < 1 else ():
+        above = len(encoder.stack.blocks) + 1
+        for name, _ in encoder.named_parameters():
+            depth = _depth(name)
+            if depth is not None:
+                layers[f"{part}.{name}"] = Layer(part.removesuffix("_encoder"), depth, layer_decay ** (above - depth))
+    return layers
+
+
+def _depth(name: str) -> int | None:
+    """Of a parameter of an encoder: 0 for the embeddings, i for the i-th block; None for the norm after them."""
+    part, *rest = name.split(".")
+    if part != "stack":
+        return 0
+    return int(rest[1]) + 1 if rest[0] == "blocks" else None
+
+
+def _group_name(place: _Place) -> str:
+    words = ["decay" if place.decays else "no_decay", *(["new"] if place.is_new else [])]
+    if place.layer.encoder:
+        words += [place.layer.encoder, f"{place.layer.depth:02d}"]
+    return "_".join(words)
 
 
 def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
@@ -95,5 +159,5 @@ def set_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def _decays(name: str, parameter: Tensor) -> bool:
-    """Matrices named `weight` decay; biases, norms, tables, embeddings, the temperature and the critics do not."""
-    return parameter.ndim > 1 and name.rsplit(".", 1)[-1] == "weight"
+    """Matrices named `weight` and LoRA's decay; biases, norms, tables, embeddings, the temperature and the critics do not."""
+    return parameter.ndim > 1 and (name.rsplit(".", 1)[-1] == "weight" or is_lora(name))

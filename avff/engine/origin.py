@@ -10,6 +10,8 @@ from torch import nn
 
 from avff.config import Config
 from avff.data.trained_on import inherited_records, join_records
+from avff.errors import CheckpointError, ConfigError
+from avff.models.freeze import frozen_names
 from avff.models.weights import load_initial_weights, parent_of, read_sidecar
 
 
@@ -34,12 +36,25 @@ def start_from(config: Config, model: nn.Module, own_records: list[dict[str, Any
         own_records: what this run will train on.
 
     Raises:
-        CheckpointError: the file is missing or does not fit the model.
+        ConfigError: parts of the model are frozen, and nothing is to fill them.
+        CheckpointError: the file is missing, does not fit the model, or leaves a frozen part to a random start.
     """
+    frozen = frozen_names(model)
     if not config.engine.init_weights:
+        if frozen:
+            raise ConfigError(
+                f"finetune.encoders is {config.finetune.encoders!r}, but engine.init_weights names no file, so that the "
+                "encoders would stay random; name one, or set finetune.encoders=train"
+            )
         return Origin([], [], own_records)
     path = Path(config.engine.init_weights)
     new_names = load_initial_weights(model, path, config)
+    random = sorted(frozen.intersection(new_names))
+    if random:
+        raise CheckpointError(
+            f"{path}: leaves {', '.join(random)} to a random start, where finetune.encoders="
+            f"{config.finetune.encoders} would keep them; set finetune.encoders=train"
+        )
     inherited = inherited_records(read_sidecar(path), path)
     return Origin(new_names, [parent_of(path)], join_records(own_records, inherited))
 

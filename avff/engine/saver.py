@@ -36,6 +36,8 @@ from avff.models.weights import save_weights
 
 logger = logging.getLogger(__name__)
 
+BUFFER = "buffer"
+
 
 class SaveOutcome(NamedTuple):
     """How a save ended; equal on every rank.
@@ -103,10 +105,9 @@ class Saver:
         with self._pending.blocking():
             problem = problem_of(make_durable)
             parts = [self._snapshot(trainable) for trainable in self.trainables]
+            self._pending.buffers = self._buffers(self.trainables[0])
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            buffers = self.trainables[0].persistent_buffers()
-            self._pending.buffers = {name: tensor.clone() for name, tensor in buffers.items()}
             self._pending.job = Job(partial(_write, self._pending.unfinished, parts, problem))
         self._pending.work_seconds = self._pending.blocked_seconds
         if not self.overlap:
@@ -176,6 +177,13 @@ class Saver:
             }
             pieces.append(Piece(fragment.name, fragment.start, shapes[fragment.name], copies))
         return _Part(trainable.name, trainable.num_updates, pieces)
+
+    def _buffers(self, trainable: Trainable) -> dict[str, Tensor]:
+        """Copies what is no parameter, frozen weights for one, on the rank that puts the weight files together."""
+        if not distributed.is_main():
+            return {}
+        buffers = trainable.persistent_buffers()
+        return {name: self._copy((trainable.name, BUFFER, name), tensor) for name, tensor in buffers.items()}
 
     def _copy(self, place: tuple[str, str, str], view: Tensor) -> Tensor:
         if place not in self._copies:

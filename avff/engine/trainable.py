@@ -11,6 +11,7 @@ from avff.config import Config
 from avff.engine import fragments
 from avff.engine.deepspeed_config import deepspeed_config
 from avff.engine.optimizer import AdamWithEma, parameter_groups, set_learning_rates
+from avff.models.freeze import frozen_names
 
 
 class Trainable:
@@ -79,7 +80,16 @@ class Trainable:
         self.optimizer.paused = False
 
     def learning_rates(self) -> dict[str, float]:
-        return {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        """Returns each group's rate; of an encoder whose layers have their own, the lowest and the highest."""
+        rates: dict[str, float] = {}
+        for group in self.optimizer.param_groups:
+            rate, encoder = group["lr"], group["encoder"]
+            if encoder:
+                low, high = f"{encoder}_lowest", f"{encoder}_highest"
+                rates[low], rates[high] = min(rate, rates.get(low, rate)), max(rate, rates.get(high, rate))
+            else:
+                rates[group["name"]] = rate
+        return rates
 
     def fragments(self) -> Iterator[fragments.Fragment]:
         return fragments.fragments(self.engine, self.optimizer)
@@ -89,9 +99,9 @@ class Trainable:
         return fragments.gather(self.engine, self.optimizer, key)
 
     def persistent_buffers(self) -> dict[str, Tensor]:
-        """Returns what the module's state holds besides parameters, on the CPU."""
-        state, parameters = self.module.state_dict(), dict(self.module.named_parameters())
-        return {name: tensor.detach().cpu() for name, tensor in state.items() if name not in parameters}
+        """Returns what the module's state holds besides parameters, such as what is frozen; on the device."""
+        state = self.module.state_dict()
+        return {name: state[name] for name in sorted(frozen_names(self.module))}
 
     @property
     def num_updates(self) -> int:

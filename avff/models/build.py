@@ -1,14 +1,17 @@
 """From a config to networks with reproducible initial weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from avff.config import Config
+from avff.config import Config, FinetuneConfig
 from avff.models.classifier import Classifier
 from avff.models.critics import Critics
+from avff.models.freeze import freeze_encoder
+from avff.models.lora import add_lora
 from avff.models.patches import audio_grid, video_grid
 from avff.models.pretrain import PretrainModel
 from avff.models.transformer import init_linear
@@ -30,10 +33,24 @@ def build_critics(config: Config) -> Critics:
 
 
 def build_classifier(config: Config) -> Classifier:
-    """Returns the network of stage 3, weights drawn from `config.seed`."""
-    return _initialised(
+    """Returns the network of stage 3, weights drawn from `config.seed`; what of it learns is `config.finetune`'s choice.
+
+    That choice has no effect on what is drawn: with LoRA, or frozen, the network is at first the same function.
+    """
+    model = _initialised(
         lambda: Classifier(config.clip, config.model, config.pretrain, config.finetune), config.seed, "model"
     )
+    with _drawing(config.seed, "lora"):
+        _restrict_encoders(model, config.finetune)
+    return model
+
+
+def _restrict_encoders(model: Classifier, finetune: FinetuneConfig) -> None:
+    for encoder in (model.video_encoder, model.audio_encoder):
+        if finetune.encoders == "freeze":
+            freeze_encoder(encoder, finetune.trained_blocks)
+        elif finetune.encoders == "lora":
+            add_lora(encoder, finetune.lora_rank, finetune.lora_alpha)
 
 
 def build_model(config: Config) -> PretrainModel | Classifier:
@@ -42,9 +59,15 @@ def build_model(config: Config) -> PretrainModel | Classifier:
 
 
 def _initialised(make: Callable[[], M], seed: int, name: str) -> M:
-    """Runs `make` under its own seed and leaves the caller's random state as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed("init", name, seed))
+    with _drawing(seed, name):
         module = make()
         module.apply(init_linear)
     return module
+
+
+@contextmanager
+def _drawing(seed: int, name: str) -> Iterator[None]:
+    """Runs the block under its own seed and leaves the caller's random state as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("init", name, seed))
+        yield

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from avff.config import Config
 from avff.errors import CheckpointError
 from avff.files import durable, sha256_of
+from avff.models.lora import is_lora
 from avff.strict_yaml import flatten, from_dict, to_dict
 
 OWN_LICENCE = "Apache-2.0"
@@ -180,17 +181,34 @@ def load_initial_weights(module: nn.Module, path: Path, config: Config) -> list[
     path = Path(path)
     tensors, sidecar = load_weights(path)
     if "config" in sidecar:
-        _check_same_model(from_dict(Config, sidecar["config"], where=str(path.with_suffix(".json"))), config, path)
-    new = sorted(sidecar.get("new", []))
+        made_for = from_dict(Config, sidecar["config"], where=str(path.with_suffix(".json")))
+        _check_same_model(made_for, config, path, holds_lora=any(map(is_lora, tensors)))
+    expected = module.state_dict().keys()
+    # LoRA's changes of weights are new to every file but those of a network that has them.
+    lora = {name for name in expected if is_lora(name)} - tensors.keys()
+    new = sorted(lora.union(sidecar.get("new", [])) & expected)
     load_into(module, tensors, str(path), new)
     return new
 
 
-def _check_same_model(made_for: Config, config: Config, path: Path) -> None:
-    theirs, ours = flatten(made_for), flatten(config)
-    keys = ["stage", *(key for key in ours if key.startswith(("clip.", "model.")) and key not in NOT_IN_WEIGHTS)]
-    differing = [f"{key} {theirs[key]!r} -> {ours[key]!r}" for key in keys if theirs[key] != ours[key]]
+def _check_same_model(made_for: Config, config: Config, path: Path, *, holds_lora: bool) -> None:
+    theirs, ours = (_model_facts(one, holds_lora=holds_lora) for one in (made_for, config))
+    differing = [f"{key} {theirs[key]!r} -> {ours[key]!r}" for key in ours if theirs[key] != ours[key]]
     if differing:
         raise CheckpointError(
             f"{path}: made for another config ({'; '.join(differing)}); run tools/adapt_weights.py with --to this config"
         )
+
+
+def _model_facts(config: Config, *, holds_lora: bool) -> dict[str, Any]:
+    """Returns every config value that gives weights their shape or meaning.
+
+    Args:
+        holds_lora: whether the weights include LoRA's; without them, a network with LoRA starts as the one without.
+    """
+    sections = ("clip.", "model.", "finetune.lora_") if holds_lora else ("clip.", "model.")
+    facts = {key: value for key, value in flatten(config).items() if key.startswith(sections)}
+    facts = {key: value for key, value in facts.items() if key not in NOT_IN_WEIGHTS}
+    if holds_lora:
+        facts["finetune.encoders"] = config.finetune.encoders
+    return {"stage": config.stage, **facts, "model.decoder_size": config.model.decoder_size or config.model.size}

@@ -21,6 +21,14 @@ def test_without_a_moving_average_one_weight_file_is_less():
     assert with_average - without == pytest.approx(6_633_860, rel=0.01)
 
 
+def test_frozen_encoders_have_no_optimizer_state_and_no_gradients(tiny_config):
+    whole, frozen = (tiny_config("finetune", finetune={"encoders": encoders}) for encoders in ("train", "freeze"))
+    learning, critics, fixed = needs.parameter_counts(frozen)
+    assert (learning + fixed, critics, 0) == needs.parameter_counts(whole)
+    assert needs.checkpoint_bytes(whole) - needs.checkpoint_bytes(frozen) == 4 * 4 * fixed > 0
+    assert needs.gradient_bytes(whole) - needs.gradient_bytes(frozen) == 4 * fixed
+
+
 def test_what_is_read_ahead_grows_with_workers_and_steps_and_shrinks_with_ranks(tiny_config):
     def ahead(num_workers: int, prefetch_steps: int, world_size: int) -> int:
         config = tiny_config(data={"num_workers": num_workers, "prefetch_steps": prefetch_steps})

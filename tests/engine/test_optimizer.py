@@ -1,5 +1,7 @@
 """Parameter groups, and the moving average kept beside Adam's moments."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -38,6 +40,67 @@ def test_only_matrices_decay_and_new_layers_learn_faster(tiny_config):
         "no_decay": pytest.approx(0.05),
         "no_decay_new": pytest.approx(0.2),
     }
+
+
+CHOICES = [
+    {"encoders": "train"},
+    {"encoders": "freeze", "trained_blocks": 2},
+    {"encoders": "freeze"},
+    {"encoders": "lora", "lora_rank": 2},
+]
+
+
+@pytest.mark.parametrize("finetune", CHOICES, ids=str)
+def test_layers_nearer_to_the_input_learn_more_slowly(tiny_config, finetune):
+    """Peak rates by the formula, block by block; each parameter is in one group, and a group has one rate."""
+    model = build_objective(tiny_config(stage="finetune", finetune=finetune)).model
+    new = [name for name, _ in model.named_parameters() if "_head" in name or "lora" in name]
+    config = OptimConfig(layer_decay=0.5, new_layer_factor=4.0)
+    groups = parameter_groups(model, config, learning_rate=0.25, new_names=new)
+    peaks = {id(parameter): group["peak_lr"] for group in groups for parameter in group["params"]}
+    assert len(peaks) == sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert len({group["name"] for group in groups}) == len(groups)
+    num_blocks = 4
+    for name, parameter in model.named_parameters():
+        block = re.fullmatch(r"(?:video|audio)_encoder\.stack\.blocks\.(\d)\..*", name)
+        expected = 0.25 * (4.0 if name in new else 1.0)
+        if block:
+            expected *= 0.5 ** (num_blocks + 1 - (int(block[1]) + 1))
+        elif re.match(r"(video|audio)_encoder\.(patch_embed|position_table|modality_embedding)", name):
+            expected *= 0.5 ** (num_blocks + 1)
+        assert peaks[id(parameter)] == expected, name
+
+
+def test_groups_of_layers_have_telling_names_in_a_fixed_order(tiny_config):
+    model = build_objective(tiny_config(stage="finetune")).model
+    groups = parameter_groups(model, OptimConfig(layer_decay=0.75), learning_rate=1.0)
+    layers = [f"{modality}_{depth:02d}" for modality in ("audio", "video") for depth in range(5)]
+    assert [group["name"] for group in groups] == [
+        kind + layer for kind in ("no_decay", "decay") for layer in ("", *(f"_{layer}" for layer in layers))
+    ]
+    with_matrices = {group["name"]: group["encoder"] for group in groups}
+    assert (with_matrices["decay_video_03"], with_matrices["no_decay"]) == ("video", "")
+
+
+def test_a_layer_decay_leaves_critics_and_what_is_no_encoder_alone(tiny_config):
+    objective = build_objective(tiny_config())
+    decayed, plain = OptimConfig(layer_decay=0.5), OptimConfig()
+
+    def groups(module, config):
+        found = parameter_groups(module, config, learning_rate=0.3)
+        return [(group["name"], group["peak_lr"], list(map(id, group["params"]))) for group in found]
+
+    assert groups(objective.critics, decayed) == groups(objective.critics, plain)
+    elsewhere = {name for name, peak, _ in groups(objective.model, decayed) if peak == 0.3}
+    assert elsewhere == {"decay", "no_decay"}
+
+
+def test_changes_of_matrices_decay_as_matrices(tiny_config):
+    model = build_objective(tiny_config(stage="finetune", finetune={"encoders": "lora"})).model
+    groups = parameter_groups(model, OptimConfig(weight_decay=0.3), learning_rate=1.0)
+    decays = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    lora = [decays[id(parameter)] for name, parameter in model.named_parameters() if "lora" in name]
+    assert lora == [0.3] * (2 * 4 * 2 * 2)
 
 
 def test_a_frozen_parameter_is_refused_by_name():

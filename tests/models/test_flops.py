@@ -48,6 +48,37 @@ def test_formula_equals_torchs_counter(odd_config, inputs, stage: str, mask_inpu
     assert counter.get_total_flops() / 3 / 1e9 == pytest.approx(sum(forward_gflops(config).values()), rel=1e-3)
 
 
+CHOICES = [
+    {},
+    {"encoders": "freeze"},
+    {"encoders": "freeze", "trained_blocks": 1},
+    {"encoders": "freeze", "trained_blocks": 4},
+    {"encoders": "lora", "lora_rank": 5},
+]
+
+
+@pytest.mark.parametrize(
+    ("stage", "finetune"), [("pretrain", {}), *(("finetune", choice) for choice in CHOICES)], ids=str
+)
+def test_forward_and_backward_equal_torchs_counter(odd_config, inputs, stage: str, finetune: dict) -> None:
+    config = odd_config(stage, finetune=finetune)
+    model = build_model(config)
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        outputs = model(*inputs(config))
+        sum(output.sum() for output in outputs if torch.is_tensor(output) and output.requires_grad).backward()
+    assert counter.get_total_flops() / 3 / 1e9 == pytest.approx(training_gflops(config), rel=1e-3)
+
+
+def test_description_tells_what_learns_from_what_is_frozen() -> None:
+    path = CONFIGS / "stage3_finetune.yaml"
+    whole = describe(load_config(path))
+    frozen = describe(load_config(path, ["finetune.encoders=freeze", "finetune.trained_blocks=2"]))
+    assert "frozen" not in whole and "parameters" in whole
+    block, norm = 12 * 768**2 + 13 * 768, 2 * 768
+    trained = 2 * block + norm
+    assert f"video_encoder {trained:>16,}{87_441_408 - trained:>14,}" in frozen
+
+
 def test_critics_formula_equals_torchs_counter(odd_config) -> None:
     config = odd_config()
     critics = build_critics(config)
