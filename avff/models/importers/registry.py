@@ -6,13 +6,26 @@ from pathlib import Path
 from torch import Tensor
 
 from avff.errors import CheckpointError
+from avff.models.importers.audiomae import AUDIOMAE
+from avff.models.importers.cav_mae import CAV_MAE
+from avff.models.importers.havic import HAVIC
 from avff.models.importers.marlin import MARLIN
 from avff.models.importers.open_avff import OPEN_AVFF
 from avff.models.importers.source import Source
 from avff.models.importers.videomae import VIDEOMAE
 from avff.models.importers.vit import MAE, TIMM_VIT, TIMM_VIT_HALF
 
-SOURCES: tuple[Source, ...] = (OPEN_AVFF, MARLIN, VIDEOMAE, MAE, TIMM_VIT, TIMM_VIT_HALF)
+SOURCES: tuple[Source, ...] = (
+    OPEN_AVFF,
+    HAVIC,
+    CAV_MAE,
+    AUDIOMAE,
+    MARLIN,
+    VIDEOMAE,
+    MAE,
+    TIMM_VIT,
+    TIMM_VIT_HALF,
+)
 """In the order in which they are asked; the more particular ones first."""
 
 
