@@ -58,7 +58,7 @@ def make_groups(group_ids: Sequence[Sequence[str]]) -> Groups:
     """
     named = [tuple(dict.fromkeys(ids)) or (f"clip {index} alone",) for index, ids in enumerate(group_ids)]
     all_ids = sorted({name for ids in named for name in ids})
-    component = _components(named)
+    component = components(named)
     roots = sorted(set(component.values()))
     if len(roots) >= min(MIN_COMPONENTS, len(all_ids)):
         index = {root: i for i, root in enumerate(roots)}
@@ -142,8 +142,12 @@ def _percentiles(values_R: np.ndarray, groups: Groups) -> Interval:
     return Interval(float(low), float(high), num_undefined, None)
 
 
-def _components(named: Sequence[tuple[str, ...]]) -> dict[str, str]:
-    """Returns {id: smallest id of its component}."""
+def components(named: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Returns {id: smallest id of its component}: ids that some clip names together are in one.
+
+    Args:
+        named: ids per clip.
+    """
     parent = {name: name for ids in named for name in ids}
 
     def root(name: str) -> str:

@@ -1,6 +1,7 @@
 """What can make a number look better than the detector is; shown beside every result (AVFF-SPEC §1.3, §1.4)."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -9,6 +10,13 @@ from avff.evaluation.rows import Row
 
 FEW_GROUPS = 20
 STRONG_IMBALANCE = 10
+
+
+class ShowsPeople(Protocol):
+    """A row of results or of features, as far as leaks go."""
+
+    @property
+    def group_ids(self) -> list[str]: ...
 
 
 def find_hazards(rows: Sequence[Row], *, seed: int = 0) -> list[str]:
@@ -20,7 +28,7 @@ def find_hazards(rows: Sequence[Row], *, seed: int = 0) -> list[str]:
     return [sentence for sentence in found if sentence]
 
 
-def find_leaks(test: Sequence[Row], training_groups: Mapping[str, str]) -> list[str]:
+def find_leaks(test: Sequence[ShowsPeople], training_groups: Mapping[str, str]) -> list[str]:
     """Returns a sentence when a person or original of a test clip was trained on.
 
     Args:

@@ -89,12 +89,12 @@ def check_folder(output: Path, settings: Mapping[str, Any]) -> bool:
     """
     if (output / REPORT).is_file():
         report = read_report(output)
-        check_same(report["settings"], settings, output)
+        _check_same(report["settings"], settings, output)
         _check_files(output, report["files"])
         return True
     stored = output / PARTS / SETTINGS
     if stored.is_file():
-        check_same(json.loads(stored.read_text(encoding="utf-8")), settings, output)
+        _check_same(json.loads(stored.read_text(encoding="utf-8")), settings, output)
     elif output.is_dir() and (foreign := sorted(path.name for path in output.iterdir() if path.name != PARTS)):
         raise EvaluationError(
             f"{output}: holds {', '.join(foreign[:3])} and no extraction; give --output an empty or new folder"
@@ -110,13 +110,18 @@ def begin(output: Path, settings: Mapping[str, Any]) -> None:
     write_durably(output / PARTS / SETTINGS, (json.dumps(settings, indent=1) + "\n").encode())
 
 
-def check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], where: Path) -> None:
-    """Refuses a folder of features that were made otherwise; every setting is named with both values."""
+def differences(theirs: Mapping[str, Any], ours: Mapping[str, Any], there: str, here: str) -> list[str]:
+    """Returns every setting in which two extractions differ, with both values and where each is from."""
     keys = dict.fromkeys([*ours, *theirs])
-    differing = [
-        f"{key} {theirs.get(key)!r} there, {ours.get(key)!r} now" for key in keys if theirs.get(key) != ours.get(key)
+    return [
+        f"{key} {theirs.get(key)!r} {there}, {ours.get(key)!r} {here}"
+        for key in keys
+        if theirs.get(key) != ours.get(key)
     ]
-    if differing:
+
+
+def _check_same(theirs: Mapping[str, Any], ours: Mapping[str, Any], where: Path) -> None:
+    if differing := differences(theirs, ours, "there", "now"):
         raise EvaluationError(
             f"{where}: holds features made otherwise: {'; '.join(differing)}; give another --output, or delete the folder"
         )
