@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [
-    ["-m", "avff", name, "--help"] for name in ("demo", "describe", "doctor", "train", "report", "evaluate", "predict")
+    ["-m", "avff", name, "--help"]
+    for name in ("demo", "describe", "doctor", "train", "report", "evaluate", "predict", "extract", "probe")
 ]
 LAUNCHERS = [path for path in sorted((ROOT / "launch").glob("*.py")) if path.read_text().startswith("#!")]
 TOOLS = [[str(path), "--help"] for path in [*sorted((ROOT / "tools").glob("*.py")), *LAUNCHERS]]
@@ -57,6 +58,8 @@ def test_launch_script_explains_itself_and_refuses_no_config():
         (["evaluate", "--checkpoint", "runs/nowhere", "--shards", "x"], "runs/nowhere"),
         (["report", "runs/nowhere"], "runs/nowhere: no such folder"),
         (["report", "runs/x", "--smooth", "1"], "1 is not in [0, 1)"),
+        (["extract", "--checkpoint", "x.pt", "--shards", "x", "--output", "x"], "x.pt: not a run folder"),
+        (["probe", "--train", "nowhere"], "nowhere: holds no finished extraction"),
         (["predict", "nowhere.mp4", "--checkpoint", "runs/nowhere"], "nowhere.mp4: no such file or folder"),
     ],
 )
