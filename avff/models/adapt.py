@@ -1,234 +1,361 @@
-"""Weights of one stage made fit for the next, with every key accounted for (DESIGN §8)."""
+"""Weights made fit for the networks of a config, with every key accounted for on both sides (DESIGN §8).
 
-import dataclasses
-from collections import Counter
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+All sources take this way: published checkpoints as an importer hands them over, and our own weights of another stage
+or another clip (avff.models.adapt_stages).
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from avff.config import Config
+from avff.config import MODEL_SIZES, Config, Modality
 from avff.errors import CheckpointError
 from avff.models.build import build_model
-from avff.models.patches import TokenGrid, audio_grid, video_grid
-from avff.models.positions import resample_grid
-from avff.models.weights import check_keys
-from avff.strict_yaml import flatten
+from avff.models.importers.source import Conversion, Source
+from avff.models.ledger import KeyLedger, by_part
+from avff.models.lora import is_lora
+from avff.models.regrid import changes_of_grid
 
-DROPPED_AT_STAGE_3 = ("video_decoder.", "audio_decoder.")
-NEW_AT_STAGE_3 = ("video_pool.", "audio_pool.", "video_head.", "audio_head.", "overall_head.")
-
-FIXED_FIELDS = (
-    "size",
-    "decoder_size",
-    "patch_size",
-    "tubelet_frames",
-    "mel_patch_bins",
-    "mel_patch_frames",
-    "video_layer_norm_eps",
-    "audio_layer_norm_eps",
-    "fusion_layer_norm_eps",
-)
-"""Fields of the model section that no adaptation can change."""
+MODALITIES: tuple[Modality, Modality] = ("video", "audio")
+STAGE_3_PARTS = ("video_pool.", "audio_pool.", "video_head.", "audio_head.", "overall_head.")
+STAGE_3_REASON = "stage 3's own part"
+NO_DECODERS_REASON = "stage 3 has no decoders"
+MEL_EMBEDDING = ("audio_encoder.patch_embed.weight", "audio_encoder.patch_embed.bias")
 
 
-@dataclass
-class KeyLedger:
-    """What became of every key; each is in exactly one list.
+class Adapted(NamedTuple):
+    """What one file gives to a model.
 
     Attributes:
-        mapped: copied as they are.
-        interpolated: resampled to another grid of tokens.
-        folded: input normalisation taken up into the patch embedding, without loss.
-        dropped: of the source, without a place in the target.
-        new: of the target, left to their random start.
-        notes: changes of the clip that alter no weight but a reader should know.
+        where: the file, for messages.
+        tensors: of the target, as far as the file fills them.
+        ledger: of all keys of the file and of the target.
     """
 
-    mapped: list[str] = field(default_factory=list)
-    interpolated: list[str] = field(default_factory=list)
-    folded: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, list[str]]:
-        return dataclasses.asdict(self)
-
-    def describe(self) -> str:
-        """Returns a summary for people: counts per part of the network, and every changed key by name."""
-        lines = [f"{'mapped':<13}{len(self.mapped):4d}  {_by_part(self.mapped)}"]
-        for kind in ("interpolated", "folded"):
-            lines += [f"{kind:<13}      {name}" for name in getattr(self, kind)]
-        for kind in ("dropped", "new"):
-            names = getattr(self, kind)
-            lines.append(f"{kind:<13}{len(names):4d}  {_by_part(names)}")
-        lines += [f"{'note':<13}      {note}" for note in self.notes]
-        return "\n".join(lines)
+    where: str
+    tensors: dict[str, Tensor]
+    ledger: KeyLedger
 
 
-def adapt_weights(
-    tensors: Mapping[str, Tensor], source: Config, target: Config, left_out: Collection[str] = ()
+# ------------------------------------------------------------------------------------------- one source
+
+
+def adapt_conversion(
+    conversion: Conversion, source: Source, target: Config, *, where: str = "", file_keys: Collection[str] = ()
 ) -> tuple[dict[str, Tensor], KeyLedger]:
-    """Makes weights of `source` fit the model of `target`.
+    """Makes what an importer read fit the model of `target`.
 
-    Stage 1 to 2: the same network; position tables and the token maps of A2V/V2A are resampled where the clip's
-    grid changed. Stage 2 to 3: decoders are dropped, pools and heads are new. The critics are never part of it.
+    Position tables are resampled where the clip has another grid, log-mel statistics folded into the patch embedding,
+    decoders of another size than the target's left out.
 
     Args:
-        left_out: keys that the source file leaves to a random start (its sidecar's `new`).
+        where: the file, for messages; empty: the source's name.
+        file_keys: all keys of the file, so that what has no place is dropped under its own name.
 
     Returns:
         the target's tensors without the new ones, and the ledger.
 
     Raises:
-        CheckpointError: the models cannot be reconciled, or a key is unaccounted for; lists everything.
+        CheckpointError: encoder size, patches or LayerNorm epsilon differ, or a key is unaccounted for; lists
+            everything, with the overrides that would make it fit.
     """
-    _check_compatible(source, target)
-    source_shapes, target_shapes = _shapes(source), _shapes(target)
-    check_keys(source_shapes, {name: tuple(t.shape) for name, t in tensors.items()}, "source weights", left_out)
-    ledger = KeyLedger(notes=_changes_to_know(source, target))
-    changes = _changes(source, target)
-    adapted: dict[str, Tensor] = {}
-    for name in target_shapes:
-        if name not in tensors:
-            ledger.new.append(name)
-        elif name in changes.resampled:
-            adapted[name] = changes.resampled[name].apply(tensors[name])
-            ledger.interpolated.append(f"{name} {list(tensors[name].shape)} -> {list(adapted[name].shape)}")
-        else:
-            adapted[name] = tensors[name]
-            ledger.mapped.append(name)
-    if changes.mel_scale_changed:
-        _fold_mel(adapted, source, target)
-        folded = ["audio_encoder.patch_embed.weight", "audio_encoder.patch_embed.bias"]
-        ledger.folded = folded
-        ledger.mapped = [name for name in ledger.mapped if name not in folded]
-    ledger.dropped = [name for name in tensors if name not in target_shapes]
-    _check_accounted(ledger, source, target, left_out)
-    check_keys(target_shapes, {name: tuple(t.shape) for name, t in adapted.items()}, "adapted weights", ledger.new)
-    return adapted, ledger
+    return fit(conversion, where or source.name, target, file_keys=file_keys)
 
 
-# ------------------------------------------------------------------------------------------- what changes
+def fit(
+    conversion: Conversion,
+    where: str,
+    target: Config,
+    *,
+    file_keys: Collection[str] = (),
+    known_problems: Sequence[str] = (),
+) -> tuple[dict[str, Tensor], KeyLedger]:
+    """Does what `adapt_conversion` says, for any weights under our names.
 
-
-@dataclass(frozen=True)
-class _Resample:
-    """One tensor's change of grid: which axis lies on which grid of tokens, before and after.
-
-    Attributes:
-        axes: per tensor axis the old and new grid.
-        summed: axes that the network sums over; values there shrink as their count grows, so that sums keep scale.
+    Args:
+        known_problems: what the caller already found wrong, to be told together with the rest.
     """
-
-    axes: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]]
-    summed: tuple[int, ...] = ()
-
-    def apply(self, tensor: Tensor) -> Tensor:
-        for axis, (old, new) in self.axes.items():
-            line = tensor.float().movedim(axis, 0)
-            count = len(line)
-            resampled = resample_grid(line.reshape(count, -1), old, new)
-            if axis in self.summed:
-                resampled = resampled * (count / len(resampled))
-            tensor = resampled.reshape(-1, *line.shape[1:]).movedim(0, axis)
-        return tensor.contiguous()
-
-
-@dataclass(frozen=True)
-class _Changes:
-    resampled: dict[str, _Resample]
-    mel_scale_changed: bool
-
-
-def _changes(source: Config, target: Config) -> _Changes:
-    old = {"video": video_grid(source.clip, source.model), "audio": audio_grid(source.clip, source.model)}
-    new = {"video": video_grid(target.clip, target.model), "audio": audio_grid(target.clip, target.model)}
-    resampled: dict[str, _Resample] = {}
-    for name in ("video", "audio"):
-        if old[name].shape != new[name].shape:
-            table = _Resample({1: (old[name].shape, new[name].shape)})
-            resampled |= {f"{name}_encoder.position_table": table, f"{name}_decoder.position_table": table}
-    for name, given, wanted in (("a2v", "audio", "video"), ("v2a", "video", "audio")):
-        resampled |= _cross_modal_changes(name, old[given], new[given], old[wanted], new[wanted])
-    mel_scale = (source.clip.mel_mean, source.clip.mel_std) != (target.clip.mel_mean, target.clip.mel_std)
-    return _Changes(resampled, mel_scale)
-
-
-def _cross_modal_changes(
-    name: str, given_old: TokenGrid, given_new: TokenGrid, wanted_old: TokenGrid, wanted_new: TokenGrid
-) -> dict[str, _Resample]:
-    changes: dict[str, _Resample] = {}
-    if given_old.num_slices != given_new.num_slices:
-        changes[f"{name}.slice_position"] = _Resample({1: ((given_old.num_slices,), (given_new.num_slices,))})
-    rows, columns = (wanted_old.slice_shape, wanted_new.slice_shape), (given_old.slice_shape, given_new.slice_shape)
-    if rows[0] != rows[1]:
-        changes[f"{name}.token_map.bias"] = _Resample({0: rows})
-    axes = {axis: grids for axis, grids in enumerate((rows, columns)) if grids[0] != grids[1]}
-    if axes:
-        changes[f"{name}.token_map.weight"] = _Resample(axes, summed=(1,))
-    return changes
-
-
-def _fold_mel(tensors: dict[str, Tensor], source: Config, target: Config) -> None:
-    """Lets the patch embedding read sound normalised by the target's statistics and see what it saw before."""
-    scale = target.clip.mel_std / source.clip.mel_std
-    shift = (target.clip.mel_mean - source.clip.mel_mean) / source.clip.mel_std
-    weight, bias = "audio_encoder.patch_embed.weight", "audio_encoder.patch_embed.bias"
-    tensors[bias] = tensors[bias] + tensors[weight].sum(dim=1) * shift
-    tensors[weight] = tensors[weight] * scale
-
-
-# ------------------------------------------------------------------------------------------- checks
-
-
-def _check_compatible(source: Config, target: Config) -> None:
-    problems = [
-        f"model.{name} is {getattr(source.model, name)!r} in the source and {getattr(target.model, name)!r} in the target"
-        for name in FIXED_FIELDS
-        if getattr(source.model, name) != getattr(target.model, name)
-    ]
-    if source.stage == "finetune" and target.stage == "pretrain":
-        problems.append("the source is a finetuned classifier, which has no decoders to pretrain with")
-    if (source.stage, target.stage) == ("finetune", "finetune") and source.clip.num_slices != target.clip.num_slices:
-        problems.append(
-            f"clip.num_slices is {source.clip.num_slices} in the source and {target.clip.num_slices} in the target; "
-            "a trained classifier's overall head is tied to it, so start from the pretrained weights"
-        )
+    shapes, unwanted = shapes_of(target), _unwanted_decoders(conversion, target)
+    tensors = {name: tensor for name, tensor in conversion.tensors.items() if not _reason(name, unwanted)}
+    ledger = KeyLedger(notes=list(conversion.notes))
+    dropped = {name: _reason(name, unwanted) for name in conversion.tensors if name not in tensors}
+    ledger.dropped = conversion.dropped | _source_keys(dropped, conversion, file_keys)
+    problems = [*known_problems, *_check_encoders(tensors, conversion, target)]
+    if not problems:
+        tensors = _resampled(tensors, conversion, target, ledger)
+        _fold_mel(tensors, conversion, target, ledger)
+        _record_the_rest(tensors, conversion, ledger)
+        left_out = unwanted | _stage_3_parts(tensors) | conversion.left_out
+        ledger.new = {name: _why_new(name, left_out) for name in shapes if name not in tensors}
+        problems = _unaccounted(tensors, shapes, ledger)
     if problems:
-        raise CheckpointError("these weights cannot be adapted:\n" + "\n".join(f"  {problem}" for problem in problems))
+        raise CheckpointError("\n".join(f"{where}: {problem}" for problem in problems))
+    return tensors, ledger
 
 
-def _check_accounted(ledger: KeyLedger, source: Config, target: Config, left_out: Collection[str]) -> None:
-    to_stage_3 = (source.stage, target.stage) == ("pretrain", "finetune")
-    may_drop, may_be_new = (DROPPED_AT_STAGE_3, NEW_AT_STAGE_3) if to_stage_3 else ((), ())
-    problems = [f"{name} would be dropped" for name in ledger.dropped if not name.startswith(may_drop)]
-    problems += [
-        f"{name} would be left to a random start"
-        for name in ledger.new
-        if not name.startswith(may_be_new) and name not in left_out
-    ]
-    if problems:
-        raise CheckpointError(
-            f"keys unaccounted for from stage {source.stage} to {target.stage}:\n"
-            + "\n".join(f"  {problem}" for problem in problems)
-        )
-
-
-def _shapes(config: Config) -> dict[str, tuple[int, ...]]:
+def shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
+    """Returns the names and shapes of a config's model, critics aside."""
     with torch.device("meta"):
         model = build_model(config)
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _changes_to_know(source: Config, target: Config) -> list[str]:
-    """Names what changes without changing a weight: the clip, and what was contrasted."""
-    old, new = flatten(source), flatten(target)
-    names = [key for key in new if key.startswith("clip.") or key == "pretrain.contrastive_level"]
-    return [f"{key} {old[key]} -> {new[key]}" for key in names if old[key] != new[key]]
+def only_modality(
+    conversion: Conversion, modality: Modality, where: str, file_keys: Collection[str] = ()
+) -> Conversion:
+    """Returns the encoder and decoder of one modality, the rest being dropped because nobody asked for it.
+
+    Args:
+        where, file_keys: as for `adapt_conversion`.
+
+    Raises:
+        CheckpointError: the conversion holds no such encoder.
+    """
+    parts = (f"{modality}_encoder.", f"{modality}_decoder.")
+    reason = f"only {modality} is asked for"
+    if not any(name.startswith(parts[0]) for name in conversion.tensors):
+        why = _reason(parts[0], conversion.left_out)
+        raise CheckpointError(f"{where}: holds no {modality} encoder" + (f": {why}" if why else ""))
+    kept = {name: tensor for name, tensor in conversion.tensors.items() if name.startswith(parts)}
+    # What both modalities were made of, such as a block they share, is not dropped.
+    used = {conversion.made_of[name] for name in kept if name in conversion.made_of}
+    others = {
+        name: reason for name in conversion.tensors if name not in kept and conversion.made_of.get(name) not in used
+    }
+    return Conversion(
+        tensors=kept,
+        made_of=conversion.made_of,
+        filled={name: why for name, why in conversion.filled.items() if name in kept},
+        folded={name: why for name, why in conversion.folded.items() if name in kept},
+        dropped=conversion.dropped | _source_keys(others, conversion, file_keys),
+        left_out=conversion.left_out | {"": f"{reason} of this file"},
+        grids={modality: conversion.grids[modality]},
+        patches=conversion.patches,
+        layer_norm_eps={modality: conversion.layer_norm_eps[modality]},
+        mel=conversion.mel if modality == "audio" else None,
+        notes=conversion.notes,
+    )
 
 
-def _by_part(names: Collection[str]) -> str:
-    return ", ".join(f"{part} {count}" for part, count in Counter(name.split(".")[0] for name in names).items())
+# ------------------------------------------------------------------------------------------- several sources
+
+
+def merge(parts: Sequence[Adapted]) -> tuple[dict[str, Tensor], KeyLedger]:
+    """Joins what several files give to one model.
+
+    Raises:
+        CheckpointError: two of them fill the same key; says how to choose.
+    """
+    if len(parts) == 1:
+        return parts[0].tensors, parts[0].ledger
+    _check_disjoint(parts)
+    merged = KeyLedger()
+    tensors: dict[str, Tensor] = {}
+    for where, some, ledger in parts:
+        tensors |= some
+        merged.mapped += ledger.mapped
+        merged.made_of |= {name: f"{where}: {theirs}" for name, theirs in ledger.made_of.items()}
+        merged.interpolated |= ledger.interpolated
+        merged.folded |= ledger.folded
+        merged.filled |= ledger.filled
+        merged.dropped |= {f"{where}: {key}": f"{where}: {why}" for key, why in ledger.dropped.items()}
+        merged.notes += [f"{where}: {note}" for note in ledger.notes]
+    for name in parts[0].ledger.new:
+        if name not in tensors:
+            merged.new[name] = "; ".join(dict.fromkeys(part.ledger.new[name] for part in parts))
+    return tensors, merged
+
+
+def _check_disjoint(parts: Sequence[Adapted]) -> None:
+    problems = []
+    for index, one in enumerate(parts):
+        for other in parts[index + 1 :]:
+            both = [name for name in one.tensors if name in other.tensors]
+            if both:
+                problems.append(f"{one.where} and {other.where} both fill {by_part(both)}, such as {both[0]}")
+    if problems:
+        names = [part.where for part in parts]
+        raise CheckpointError(
+            "\n".join(problems)
+            + f"\ntake one modality of each: --from video={names[0]} --from audio={names[1]}, or leave one of them out"
+        )
+
+
+# ------------------------------------------------------------------------------------------- what has no place
+
+
+def _unwanted_decoders(conversion: Conversion, target: Config) -> dict[str, str]:
+    """Returns beginnings of names that the source may fill and the target cannot take -> why."""
+    unwanted = {}
+    for modality in MODALITIES:
+        part = f"{modality}_decoder."
+        if target.stage == "finetune":
+            unwanted[part] = NO_DECODERS_REASON
+        elif reason := _other_decoder(conversion.tensors, part, target):
+            unwanted[part] = reason
+    return unwanted
+
+
+def _stage_3_parts(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    return {part: STAGE_3_REASON for part in STAGE_3_PARTS if not _has_part(tensors, part)}
+
+
+def _other_decoder(tensors: Mapping[str, Tensor], part: str, target: Config) -> str:
+    """Says why the source's decoder is not the target's; empty where it is, or there is none."""
+    if not _has_part(tensors, part):
+        return ""
+    width, depth = tensors[f"{part}embed.weight"].shape[0], _depth(tensors, part)
+    wanted = target.model.decoder
+    if (width, depth) == (wanted.width, wanted.depth):
+        return ""
+    named = target.model.decoder_size or target.model.size
+    return f"it is {width} wide and {depth} blocks deep, model.decoder_size {named} is {wanted.width} x {wanted.depth}"
+
+
+def _why_new(name: str, left_out: Mapping[str, str]) -> str:
+    return "LoRA, which changes nothing at first" if is_lora(name) else _reason(name, left_out)
+
+
+def _source_keys(reasons: Mapping[str, str], conversion: Conversion, file_keys: Collection[str]) -> dict[str, str]:
+    """Returns reasons by the source's names; a constant that stands for nothing in the source is not one of them."""
+    found: dict[str, str] = {}
+    for name, why in reasons.items():
+        if name not in conversion.filled:
+            made_of = conversion.made_of.get(name, name)
+            # Words about how it was made stand among the keys that it was made of.
+            keys = [word for word in re.split(r"[,\s\[]+", made_of) if word in file_keys]
+            found |= dict.fromkeys(keys or [made_of], why)
+    return found
+
+
+def _reason(name: str, reasons: Mapping[str, str]) -> str:
+    """Returns the reason of a name or of a beginning of it that ends in a dot; the empty one begins all names."""
+    found = (
+        why for key, why in reasons.items() if name == key or ((not key or key.endswith(".")) and name.startswith(key))
+    )
+    return next(found, "")
+
+
+# ------------------------------------------------------------------------------------------- what changes
+
+
+def _resampled(
+    tensors: Mapping[str, Tensor], conversion: Conversion, target: Config, ledger: KeyLedger
+) -> dict[str, Tensor]:
+    changes = changes_of_grid(conversion.grids, conversion.num_slices, target)
+    adapted = dict(tensors)
+    for name in tensors:
+        if name in changes:
+            adapted[name] = changes[name].apply(tensors[name])
+            ledger.interpolated[name] = f"{list(tensors[name].shape)} -> {list(adapted[name].shape)}"
+    return adapted
+
+
+def _fold_mel(tensors: dict[str, Tensor], conversion: Conversion, target: Config, ledger: KeyLedger) -> None:
+    """Lets the patch embedding read sound normalised by the target's statistics and see what it saw before."""
+    weight, bias = MEL_EMBEDDING
+    if conversion.mel is None or weight not in tensors:
+        return
+    (old_mean, old_std), (mean, std) = conversion.mel, (target.clip.mel_mean, target.clip.mel_std)
+    if (old_mean, old_std) == (mean, std):
+        return
+    tensors[bias] = tensors[bias] + tensors[weight].sum(dim=1) * ((mean - old_mean) / old_std)
+    tensors[weight] = tensors[weight] * (std / old_std)
+    words = f"log-mel mean {old_mean:g} and deviation {old_std:g} -> {mean:g} and {std:g}"
+    ledger.folded |= dict.fromkeys(MEL_EMBEDDING, words)
+
+
+def _record_the_rest(tensors: Mapping[str, Tensor], conversion: Conversion, ledger: KeyLedger) -> None:
+    for name in tensors:
+        if made_of := conversion.made_of.get(name):
+            ledger.made_of[name] = made_of
+        if name in ledger.interpolated:
+            continue
+        if name in conversion.folded:
+            here = [ledger.folded[name]] if name in ledger.folded else []
+            ledger.folded[name] = ", then ".join([conversion.folded[name], *here])
+        elif name in conversion.filled and name not in ledger.folded:
+            ledger.filled[name] = conversion.filled[name]
+        elif name not in ledger.folded:
+            ledger.mapped.append(name)
+
+
+# ------------------------------------------------------------------------------------------- what cannot be
+
+
+def _check_encoders(tensors: Mapping[str, Tensor], conversion: Conversion, target: Config) -> list[str]:
+    """Returns what no adaptation can change: size of the encoders, patches, LayerNorm epsilon."""
+    problems, wanted, model = [], target.model.encoder, target.model
+    patches = {
+        "video": (model.tubelet_frames, model.patch_size, model.patch_size),
+        "audio": (model.mel_patch_frames, model.mel_patch_bins),
+    }
+    names = {
+        "video": "model.tubelet_frames and model.patch_size",
+        "audio": "model.mel_patch_frames and .mel_patch_bins",
+    }
+    for modality in MODALITIES:
+        part = f"{modality}_encoder."
+        if not _has_part(tensors, part):
+            continue
+        size = (tensors[f"{part}position_table"].shape[-1], _depth(tensors, part))
+        if size != (wanted.width, wanted.depth):
+            problems.append(
+                f"its {modality} encoder is {size[0]} wide and {size[1]} blocks deep, model.size={model.size} is "
+                f"{wanted.width} x {wanted.depth}{_size_hint(size)}"
+            )
+        if conversion.patches[modality] != patches[modality]:
+            problems.append(
+                f"its {modality} patches are {_times(conversion.patches[modality])}, those of {names[modality]} "
+                f"{_times(patches[modality])}"
+            )
+        eps, ours = conversion.layer_norm_eps[modality], model.layer_norm_eps(modality)
+        if eps != ours:
+            problems.append(eps_problem(f"model.{modality}_layer_norm_eps", eps, ours))
+    return problems
+
+
+def eps_problem(name: str, theirs: float, ours: float) -> str:
+    """Says that a LayerNorm epsilon differs and which override mends it."""
+    return (
+        f"it was trained with a LayerNorm epsilon of {_short(theirs)}, {name} is {_short(ours)}; "
+        f"add {name}={_short(theirs)} after --to CONFIG, or to the config"
+    )
+
+
+def _unaccounted(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], ledger: KeyLedger) -> list[str]:
+    problems = [f"missing key {name} {list(shapes[name])}" for name, why in ledger.new.items() if not why]
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            near = difflib.get_close_matches(name, shapes, n=2, cutoff=0.6)
+            problems.append(f"unexpected key {name}" + (f" (nearest: {', '.join(near)})" if near else ""))
+        elif tuple(tensor.shape) != shapes[name]:
+            problems.append(f"key {name} has shape {list(tensor.shape)}, the target's is {list(shapes[name])}")
+    return problems
+
+
+def _size_hint(size: tuple[int, int]) -> str:
+    known = [name for name, (encoder, _) in MODEL_SIZES.items() if (encoder.width, encoder.depth) == size]
+    return f"; add model.size={known[0]} after --to CONFIG, or to the config" if known else ""
+
+
+def _has_part(tensors: Mapping[str, Tensor], part: str) -> bool:
+    return any(name.startswith(part) for name in tensors)
+
+
+def _depth(tensors: Mapping[str, Tensor], part: str) -> int:
+    blocks = f"{part}stack.blocks."
+    return len({name.removeprefix(blocks).split(".")[0] for name in tensors if name.startswith(blocks)})
+
+
+def _times(sizes: tuple[int, ...]) -> str:
+    return " x ".join(map(str, sizes))
+
+
+def _short(value: float) -> str:
+    """Writes 1e-05 as 1e-5."""
+    return f"{value:g}".replace("e-0", "e-")

@@ -7,7 +7,8 @@ import torch
 
 from avff.errors import CheckpointError
 from avff.models import build_model
-from avff.models.adapt import adapt_weights
+from avff.models.adapt_stages import adapt_weights
+from avff.models.lora import is_lora
 from avff.models.patches import patchify_audio
 from avff.models.weights import load_into
 
@@ -45,8 +46,8 @@ def test_stage_2_to_3_keeps_what_the_classifier_shares(odd_config, inputs) -> No
         "overall_head",
     }
     assert all(torch.equal(classifier.state_dict()[name], fresh[name]) for name in ledger.new)
-    assert sorted(ledger.mapped + ledger.dropped) == sorted(model.state_dict())
-    assert sorted(ledger.mapped + ledger.new) == sorted(fresh)
+    assert sorted([*ledger.mapped, *ledger.dropped]) == sorted(model.state_dict())
+    assert sorted([*ledger.mapped, *ledger.new]) == sorted(fresh)
 
 
 GEOMETRIES = {
@@ -66,8 +67,7 @@ def test_another_clip_geometry(odd_config, inputs, change) -> None:
     model = build_model(target)
     load_into(model, adapted, "adapted")
     assert model(*inputs(target)).video_BKP.isfinite().all()
-    interpolated = [line.split()[0] for line in ledger.interpolated]
-    assert interpolated and sorted(interpolated + ledger.mapped) == sorted(tensors)
+    assert ledger.interpolated and sorted([*ledger.interpolated, *ledger.mapped]) == sorted(tensors)
     assert ledger.notes == [f"clip.{key} {getattr(source.clip, key)} -> {value}" for key, value in change.items()]
 
 
@@ -102,25 +102,54 @@ def test_a_changed_mel_normalisation_is_folded_without_loss(odd_config, inputs) 
     torch.testing.assert_close(
         new.audio_encoder(patchify_audio(new_mel, target.model), seeds), expected, atol=1e-4, rtol=1e-4
     )
-    assert ledger.folded == ["audio_encoder.patch_embed.weight", "audio_encoder.patch_embed.bias"]
+    assert list(ledger.folded) == ["audio_encoder.patch_embed.weight", "audio_encoder.patch_embed.bias"]
+
+
+def test_what_lora_learnt_is_added_to_the_weights_without_loss(odd_config, inputs) -> None:
+    source, target = odd_config("finetune", finetune={"encoders": "lora"}), odd_config("finetune")
+    old, new = build_model(source), build_model(target)
+    with torch.no_grad():
+        for name, parameter in old.named_parameters():
+            if is_lora(name):
+                parameter.normal_(std=0.2)
+    adapted, ledger = adapt_weights(old.state_dict(), source, target)
+    load_into(new, adapted, "adapted", ledger.new)
+    expected = old(*inputs(source)).overall_B
+    torch.testing.assert_close(new(*inputs(target)).overall_B, expected, atol=1e-5, rtol=1e-5)
+    assert len(ledger.folded) == 2 * 4 * 2 and not (ledger.new or ledger.dropped)
+    assert "video_encoder.stack.blocks.0-3.attn.qkv.weight" in ledger.describe()
+    assert ledger.notes == ["finetune.encoders lora -> train"]
+
+
+def test_one_encoder_of_a_classifier_may_be_pretrained_further(odd_config) -> None:
+    source, target = odd_config("finetune"), odd_config()
+    adapted, ledger = adapt_weights(state(source), source, target, only="video")
+    assert {name.split(".")[0] for name in adapted} == {"video_encoder"}
+    assert sorted([*adapted, *ledger.new]) == sorted(state(target))
+    assert ledger.new["video_decoder.head.bias"] == "a classifier has no decoders"
+    assert ledger.new["a2v.norm.bias"] == "only video is asked for of this file"
+    assert len(ledger.dropped) == len(state(source)) - len(adapted)
 
 
 def test_what_cannot_be_adapted_is_refused_in_one_message(odd_config) -> None:
     source = odd_config()
-    target = odd_config(model={"size": "small", "video_layer_norm_eps": 1e-5, "tubelet_frames": 1})
+    target = odd_config(
+        model={"size": "small", "video_layer_norm_eps": 1e-5, "fusion_layer_norm_eps": 1e-5, "tubelet_frames": 1}
+    )
     with pytest.raises(CheckpointError) as caught:
         adapt_weights(state(source), source, target)
-    message = str(caught.value)
-    assert "model.size is 'tiny' in the source and 'small' in the target" in message
-    assert (
-        "model.video_layer_norm_eps is 1e-06 in the source and 1e-05" in message and "model.tubelet_frames" in message
-    )
-    with pytest.raises(CheckpointError, match="has no decoders to pretrain with"):
-        adapt_weights(state(odd_config("finetune")), odd_config("finetune"), source)
-    with pytest.raises(CheckpointError, match="overall head is tied to it"):
-        adapt_weights(
-            state(odd_config("finetune")), odd_config("finetune"), odd_config("finetune", clip={"num_slices": 2})
-        )
+    lines = str(caught.value).splitlines()
+    assert lines == [
+        "source weights: it was trained with a LayerNorm epsilon of 1e-6, model.fusion_layer_norm_eps is 1e-5; "
+        "add model.fusion_layer_norm_eps=1e-6 after --to CONFIG, or to the config",
+        "source weights: its video encoder is 96 wide and 4 blocks deep, model.size=small is 384 x 12; "
+        "add model.size=tiny after --to CONFIG, or to the config",
+        "source weights: its video patches are 2 x 16 x 16, those of model.tubelet_frames and model.patch_size 1 x 16 x 16",
+        "source weights: it was trained with a LayerNorm epsilon of 1e-6, model.video_layer_norm_eps is 1e-5; "
+        "add model.video_layer_norm_eps=1e-6 after --to CONFIG, or to the config",
+        "source weights: its audio encoder is 96 wide and 4 blocks deep, model.size=small is 384 x 12; "
+        "add model.size=tiny after --to CONFIG, or to the config",
+    ]
 
 
 def test_unknown_or_missing_keys_of_the_source_are_errors(odd_config) -> None:
@@ -139,6 +168,10 @@ def test_adapted_weights_can_be_adapted_again(odd_config) -> None:
     finer = odd_config("finetune", clip={"image_size": 96})
     again, second = adapt_weights(adapted, target, finer, left_out=ledger.new)
     assert second.new == ledger.new and "video_encoder.position_table" in again
+    new_pool = [name for name in ledger.new if name != "video_pool.query.bias"]
+    almost = {**adapted, "video_pool.query.bias": build_model(target).state_dict()["video_pool.query.bias"]}
+    third = adapt_weights(almost, target, finer, left_out=new_pool)[1]
+    assert third.new["video_pool.query.weight"] == "the source file does not hold it"
 
 
 def test_ledger_reads_well(odd_config) -> None:
