@@ -89,32 +89,33 @@ def test_decoder_of_the_full_file_equals_the_sources_up_to_its_head(
     assert {"decoder.mask_token", "discriminator.layers.0.linear.weight"} < set(conversion.dropped)
 
 
-def test_base_files_fit_the_base_model(target: MakeConfig) -> None:
-    layout = published.marlin_layout(published.BASE, published.BASE_DECODER)
-    conversion = published.convert(MARLIN, published.blank(layout), target(size="base"))
-    assert not any(name.startswith("decoder.blocks.") for name in conversion.dropped)
-
-
-def test_large_decoder_has_no_place_in_ours(target: MakeConfig) -> None:
-    layout = published.marlin_layout(published.LARGE, published.LARGE_DECODER)
-    conversion = published.convert(MARLIN, published.blank(layout), target(size="large"))
-    why = "a decoder 512 wide and 12 blocks deep, where the target's has 512 and 4"
-    assert conversion.left_out["video_decoder."] == why
-    assert conversion.dropped["enc_dec_proj.weight"] == conversion.dropped["decoder.blocks.3.attn.q_bias"] == why
-    assert conversion.dropped["decoder.mask_token"] == why
-
-
-def test_a_decoder_that_another_setting_takes_is_dropped_with_that_setting(
-    full: dict[str, Tensor], target: MakeConfig
+@pytest.mark.parametrize(
+    ("name", "size", "decoder"),
+    [("small", published.SMALL, published.SMALL_DECODER), ("base", published.BASE, published.BASE_DECODER)],
+)
+def test_published_files_fill_the_networks_of_their_size(
+    name: str, size: published.Size, decoder: published.Size, target: MakeConfig
 ) -> None:
-    conversion = published.convert(MARLIN, full, target(decoder_size="small"))
-    assert "model.decoder_size=tiny takes it" in conversion.left_out["video_decoder."]
+    config = target(size=name)
+    conversion = published.convert(MARLIN, published.blank(published.marlin_layout(size, decoder)), config)
+    wanted = published.target_shapes(config)
+    assert published.decoder_shapes(conversion.tensors) == {
+        name: shape
+        for name, shape in wanted.items()
+        if name.startswith("video_decoder.") and not name.startswith("video_decoder.head.")
+    }
+    heads = {name for name in conversion.dropped if name.startswith("decoder.head.")}
+    discriminator = {f"discriminator.layers.{i}.linear.{kind}" for i in (0, 1) for kind in ("weight", "bias")}
+    assert set(conversion.dropped) == heads | discriminator | {"decoder.mask_token"}
 
 
-def test_stage_3_takes_the_encoder_alone(full: dict[str, Tensor], target: MakeConfig) -> None:
-    conversion = published.convert(MARLIN, full, target("finetune"))
-    assert conversion.dropped["decoder.norm.weight"] == "stage 3 has no decoders"
-    assert not any(name.startswith("video_decoder.") for name in (*conversion.tensors, *conversion.left_out))
+def test_the_decoder_of_the_large_file_is_converted_whole(target: MakeConfig) -> None:
+    """It has 12 blocks; which target takes it is not the importer's business."""
+    layout = published.marlin_layout(TINY, published.LARGE_DECODER)
+    conversion = published.convert(MARLIN, published.blank(layout), target())
+    shapes = published.decoder_shapes(conversion.tensors)
+    assert shapes["video_decoder.stack.blocks.11.attn.qkv.weight"] == (1536, 512)
+    assert shapes["video_decoder.embed.weight"] == (512, TINY.width)
 
 
 def test_files_of_the_model_hub_begin_with_marlin(encoder_file: dict[str, Tensor], target: MakeConfig) -> None:

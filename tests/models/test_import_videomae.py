@@ -135,21 +135,11 @@ def test_finetuned_tokens_are_exact_before_the_norm_that_pools(kind: str, frames
 @pytest.mark.parametrize("layout", [published.videomae_layout, published.videomae_hub_layout])
 def test_base_files_fit_the_base_model(layout: Callable[..., published.Shapes], target: MakeConfig) -> None:
     weights = published.blank(layout(published.BASE, published.BASE_DECODER))
-    conversion = published.convert(VIDEOMAE, weights, target(size="base"))
+    config = target(size="base")
+    conversion = published.convert(VIDEOMAE, weights, config)
     assert set(conversion.dropped) == {"mask_token"}
-
-
-def test_a_decoder_of_another_size_is_dropped(pretrained: dict[str, Tensor], target: MakeConfig) -> None:
-    conversion = published.convert(VIDEOMAE, pretrained, target(decoder_size="base"))
-    assert "64 wide and 2 blocks deep, where the target's has 384 and 4" in conversion.left_out["video_decoder."]
-    assert conversion.dropped["encoder_to_decoder.weight"] == conversion.left_out["video_decoder."]
-    assert {"mask_token", "decoder.head.bias", "decoder.blocks.1.attn.v_bias"} < set(conversion.dropped)
-
-
-def test_stage_3_takes_the_encoder_alone(hub: dict[str, Tensor], target: MakeConfig) -> None:
-    conversion = published.convert(VIDEOMAE, hub, target("finetune"))
-    assert conversion.dropped["decoder.head.weight"] == "stage 3 has no decoders"
-    assert not any(name.startswith("video_decoder.") for name in (*conversion.tensors, *conversion.left_out))
+    video = {name for name in published.target_shapes(config) if name.startswith("video_")}
+    assert set(conversion.tensors) == video
 
 
 @pytest.mark.parametrize("kind", ["pretrained", "hub"])

@@ -23,18 +23,15 @@ import math
 
 from avff.config import Config
 from avff.errors import CheckpointError
-from avff.models.importers.blocks import encoder_size
+from avff.models.importers.blocks import encoder_size, fill_token_norm, leave_out, put_biased_block, put_layer
 from avff.models.importers.sound import (
     MEL_ROWS,
     PATCH,
-    fill_token_norm,
-    leave_out,
     mel_time_steps,
     note_time_scale,
     put_audio_patches,
 )
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
-from avff.models.importers.video import put_biased_block, put_layer
 
 LAYER_NORM_EPS = 1e-6
 MEL = (-4.2677393, 2 * 4.5689974)
@@ -108,7 +105,7 @@ def _put_table(keys: SourceKeys, conversion: Conversion, config: Config, width: 
 def _put_final_norm(keys: SourceKeys, conversion: Conversion, width: int) -> None:
     """Maps `norm`, which a finetuned file does not have: there `fc_norm` came after the mean over tokens."""
     if "fc_norm.weight" in keys:
-        fill_token_norm(keys, conversion, "fc_norm", width)
+        fill_token_norm(keys, conversion, "audio_encoder.", "fc_norm", width)
         return
     put_layer(keys, conversion, "audio_encoder.stack.norm", "norm")
 

@@ -1,10 +1,11 @@
-"""What most importers share: transformer blocks, input normalisation, attention without all of its biases."""
+"""What most importers share: transformer blocks and their biases, norms, input normalisation, what is left out."""
 
 import torch
 from torch import Tensor
 
-from avff.config import IMAGENET_MEAN, IMAGENET_STD, MODEL_SIZES, TransformerSize
+from avff.config import IMAGENET_MEAN, IMAGENET_STD, MODEL_SIZES, Config, TransformerSize
 from avff.errors import CheckpointError
+from avff.models.build import build_model
 from avff.models.importers.source import Conversion, SourceKeys
 
 
@@ -62,8 +63,7 @@ def put_block(
     """
     plain = {"norm1": norm1, "norm2": norm2, "attn.proj": "attn.proj", "mlp.fc1": fc1, "mlp.fc2": fc2}
     for own, their in plain.items():
-        for kind in ("weight", "bias"):
-            conversion.put(f"{ours}{own}.{kind}", keys.take(f"{theirs}{their}.{kind}"), f"{theirs}{their}.{kind}")
+        put_layer(keys, conversion, f"{ours}{own}", f"{theirs}{their}")
     name = f"{theirs}attn.qkv.weight"
     conversion.put(f"{ours}attn.qkv.weight", keys.take(name, 3 * width, width), name)
     bias, made_of, has_bias = qkv_bias(keys, f"{theirs}attn.", width)
@@ -71,6 +71,48 @@ def put_block(
         conversion.put(f"{ours}attn.qkv.bias", bias, made_of)
     else:
         conversion.fill(f"{ours}attn.qkv.bias", bias, "0: its attention has no bias")
+
+
+def put_biased_block(
+    keys: SourceKeys, conversion: Conversion, ours: str, theirs: str, width: int, *, bias: str = "q_bias", **names: str
+) -> None:
+    """Maps one block whose attention has to have a bias: all published files do, so that none is a broken file.
+
+    Args:
+        bias: what the attention calls it, or the first of its parts.
+        names: as those of `put_block`.
+    """
+    keys.take(f"{theirs}attn.{bias}")
+    put_block(keys, conversion, ours, theirs, width, **names)
+
+
+def put_layer(keys: SourceKeys, conversion: Conversion, ours: str, theirs: str) -> None:
+    """Maps the weight and the bias of a norm or a linear layer."""
+    for kind in ("weight", "bias"):
+        conversion.put(f"{ours}.{kind}", keys.take(f"{theirs}.{kind}"), f"{theirs}.{kind}")
+
+
+def fill_token_norm(keys: SourceKeys, conversion: Conversion, encoder: str, pooled_norm: str, width: int) -> None:
+    """Stands in for an encoder's last norm where a classifier was trained on the mean over tokens instead.
+
+    Args:
+        encoder: beginning of our keys, ending in a dot.
+        pooled_norm: the layer that normalises that mean.
+    """
+    why = f"{pooled_norm} normalises the mean over all tokens; ours normalises each token"
+    conversion.fill(f"{encoder}stack.norm.weight", torch.ones(width), f"1: {why}")
+    conversion.fill(f"{encoder}stack.norm.bias", torch.zeros(width), f"0: {why}")
+    keys.drop(conversion, f"{pooled_norm}.", "belongs to a classifier of the mean over tokens")
+    conversion.notes.append("finetuned: tokens before the last norm are the source's; that norm is plain, not trained")
+
+
+def leave_out(conversion: Conversion, config: Config, reasons: dict[str, str], otherwise: str) -> None:
+    """Names every part of the target that the conversion does not fill."""
+    with torch.device("meta"):
+        names = build_model(config).state_dict()
+    parts = dict.fromkeys(name.split(".")[0] + "." for name in names)
+    held = {name.split(".")[0] + "." for name in conversion.tensors}
+    conversion.left_out |= {part: reasons.get(part, otherwise) for part in parts if part not in held}
 
 
 def fold_video_normalisation(weight_DP: Tensor, bias_D: Tensor, values_per_channel: int) -> tuple[Tensor, Tensor]:

@@ -28,10 +28,10 @@ import math
 
 from avff.config import Config, Modality
 from avff.errors import CheckpointError
-from avff.models.importers.blocks import encoder_size
-from avff.models.importers.sound import leave_out, note_time_scale, put_audio_patches, put_mel_major_table
+from avff.models.importers.blocks import encoder_size, leave_out, put_biased_block, put_layer
+from avff.models.importers.sound import note_time_scale, put_audio_patches, put_mel_major_table
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
-from avff.models.importers.video import TUBELET, put_biased_block, put_layer
+from avff.models.importers.video import TUBELET
 
 LAYER_NORM_EPS = 1e-5
 """torch's default, which its `norm_layer=nn.LayerNorm` leaves alone."""

@@ -33,10 +33,10 @@ import math
 
 from avff.config import Config
 from avff.errors import CheckpointError
-from avff.models.importers.blocks import encoder_size, fold_video_normalisation
-from avff.models.importers.sound import leave_out, put_audio_patches, put_mel_major_table
+from avff.models.importers.blocks import encoder_size, fold_video_normalisation, leave_out, put_biased_block, put_layer
+from avff.models.importers.sound import put_audio_patches, put_mel_major_table
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
-from avff.models.importers.video import TUBELET, fill_modality, put_biased_block, put_layer, take_tubelet_embedding
+from avff.models.importers.video import TUBELET, fill_modality, take_tubelet_embedding
 
 LAYER_NORM_EPS = 1e-5
 """torch's default, which its plain `nn.LayerNorm` leaves alone."""

@@ -5,22 +5,21 @@ import math
 from torch import Tensor
 
 from avff.config import Config
-from avff.models.importers.blocks import encoder_size, fold_video_normalisation
+from avff.models.importers.blocks import encoder_size, fold_video_normalisation, leave_out, put_biased_block, put_layer
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
 from avff.models.importers.video import (
     TUBELET,
     VIDEO_GRID,
     fill_modality,
-    leave_out_the_rest,
-    put_biased_block,
     put_decoder_entry,
-    put_layer,
     sinusoid_table,
     take_tubelet_embedding,
 )
 
 MLP = {"fc1": "mlp.layers.0.linear", "fc2": "mlp.layers.1.linear"}
 """What a block calls the two layers of its MLP."""
+
+NO_DECODER = "the file holds the encoder alone; a .full.pt holds a decoder, too"
 
 SAME_TABLE = 1e-3
 """Largest difference from the sinusoid that float32 explains: positions up to 1567 are angles in radians."""
@@ -44,11 +43,9 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     start = _start(keys.shapes)
     _put_encoder(keys, conversion, f"{start}encoder.")
     if any(keys.names(f"{start}decoder.")):
-        _put_decoder(keys, conversion, config, start)
-    elif config.stage == "pretrain":
-        conversion.left_out["video_decoder."] = "the file holds the encoder alone; a .full.pt holds a decoder, too"
+        _put_decoder(keys, conversion, start)
     keys.drop(conversion, f"{start}discriminator.", "judges patches of raw pixels; critics here see normalised ones")
-    leave_out_the_rest(conversion, config)
+    leave_out(conversion, config, {"video_decoder.": NO_DECODER}, "a model of pictures alone")
     conversion.notes.append("trained on face crops of 224 pixels, 16 frames, every second one of the video")
     keys.check_all_taken()
     return conversion
@@ -68,19 +65,9 @@ def _put_encoder(keys: SourceKeys, conversion: Conversion, theirs: str) -> None:
     _put_stack(keys, conversion, "video_encoder.stack.", theirs, width)
 
 
-def _put_decoder(keys: SourceKeys, conversion: Conversion, config: Config, start: str) -> None:
+def _put_decoder(keys: SourceKeys, conversion: Conversion, start: str) -> None:
     theirs = f"{start}decoder."
-    width = put_decoder_entry(
-        keys,
-        conversion,
-        config,
-        projection=f"{start}enc_dec_proj.weight",
-        decoder=theirs,
-        blocks=f"{theirs}blocks.",
-        mask_token=f"{theirs}mask_token",
-    )
-    if not width:
-        return
+    width = put_decoder_entry(keys, conversion, f"{start}enc_dec_proj.weight", f"{theirs}mask_token")
     table = f"{theirs}pos_embedding.emb"
     conversion.put("video_decoder.position_table", _take_table(keys, conversion, table, width), table)
     _put_stack(keys, conversion, "video_decoder.stack.", theirs, width)

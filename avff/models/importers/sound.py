@@ -1,11 +1,9 @@
-"""What importers of audio encoders share: which axis of a patch and of a table is time, and what is left out."""
+"""What importers of audio encoders share: which axis of a patch and of a table is time."""
 
-import torch
 from einops import rearrange
 
 from avff.config import Config
 from avff.errors import CheckpointError
-from avff.models.build import build_model
 from avff.models.importers.source import Conversion, SourceKeys
 
 PATCH = (16, 16)
@@ -55,23 +53,6 @@ def mel_time_steps(num_tokens: int, name: str, keys: SourceKeys) -> int:
             "files with overlapping patches cannot be converted"
         )
     return num_tokens // MEL_ROWS
-
-
-def fill_token_norm(keys: SourceKeys, conversion: Conversion, pooled_norm: str, width: int) -> None:
-    """Stands in for the encoder's last norm where a classifier was trained on the mean over tokens instead."""
-    why = f"{pooled_norm} normalises the mean over all tokens; ours normalises each token"
-    conversion.fill("audio_encoder.stack.norm.weight", torch.ones(width), f"1: {why}")
-    conversion.fill("audio_encoder.stack.norm.bias", torch.zeros(width), f"0: {why}")
-    keys.drop(conversion, f"{pooled_norm}.", "belongs to a classifier of the mean over tokens")
-
-
-def leave_out(conversion: Conversion, config: Config, reasons: dict[str, str], otherwise: str) -> None:
-    """Names every part of the target that the conversion does not fill."""
-    with torch.device("meta"):
-        names = build_model(config).state_dict()
-    parts = dict.fromkeys(name.split(".")[0] + "." for name in names)
-    held = {name.split(".")[0] + "." for name in conversion.tensors}
-    conversion.left_out |= {part: reasons.get(part, otherwise) for part in parts if part not in held}
 
 
 def note_time_scale(conversion: Conversion, config: Config, source_ms: float) -> None:

@@ -8,21 +8,18 @@ import torch
 from torch import Tensor
 
 from avff.config import Config
-from avff.models.importers.blocks import encoder_size
+from avff.models.importers.blocks import encoder_size, fill_token_norm, leave_out, put_biased_block, put_layer
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
 from avff.models.importers.video import (
     TUBELET,
     VIDEO_GRID,
     fill_modality,
-    fill_token_norm,
-    leave_out_the_rest,
-    put_biased_block,
     put_decoder_entry,
-    put_layer,
     sinusoid_table,
     take_tubelet_embedding,
 )
 
+NO_DECODER = "the file holds no decoder; those of the pretraining do"
 COMPUTED_TABLE = "its position table is computed, not stored: the 1-D sinusoid over 1568 tokens"
 
 
@@ -100,11 +97,9 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     names = _names(keys.shapes) or _PRETRAINED
     _put_encoder(keys, conversion, names)
     if any(keys.names("decoder.")):
-        _put_decoder(keys, conversion, config, names)
-    elif config.stage == "pretrain":
-        conversion.left_out["video_decoder."] = "the file holds no decoder; those of the pretraining do"
+        _put_decoder(keys, conversion, names)
     keys.drop(conversion, names.classifier, "classifies actions")
-    leave_out_the_rest(conversion, config)
+    leave_out(conversion, config, {"video_decoder.": NO_DECODER}, "a model of pictures alone")
     keys.check_all_taken()
     return conversion
 
@@ -121,23 +116,13 @@ def _put_encoder(keys: SourceKeys, conversion: Conversion, names: _Names) -> Non
     for i in range(depth):
         names.put_block(keys, conversion, f"video_encoder.stack.blocks.{i}.", f"{names.blocks}{i}.", width)
     if "fc_norm.weight" in keys:
-        fill_token_norm(keys, conversion, "fc_norm", width)
+        fill_token_norm(keys, conversion, "video_encoder.", "fc_norm", width)
     else:
         put_layer(keys, conversion, "video_encoder.stack.norm", names.norm)
 
 
-def _put_decoder(keys: SourceKeys, conversion: Conversion, config: Config, names: _Names) -> None:
-    width = put_decoder_entry(
-        keys,
-        conversion,
-        config,
-        projection="encoder_to_decoder.weight",
-        decoder="decoder.",
-        blocks=names.decoder_blocks,
-        mask_token="mask_token",
-    )
-    if not width:
-        return
+def _put_decoder(keys: SourceKeys, conversion: Conversion, names: _Names) -> None:
+    width = put_decoder_entry(keys, conversion, "encoder_to_decoder.weight", "mask_token")
     table_1LD = sinusoid_table(math.prod(VIDEO_GRID), width)
     conversion.fill("video_decoder.position_table", table_1LD, COMPUTED_TABLE)
     for i in range(keys.depth(names.decoder_blocks)):

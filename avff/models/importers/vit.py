@@ -11,16 +11,16 @@ from torch import Tensor
 
 from avff.config import Config
 from avff.errors import CheckpointError
-from avff.models.importers.blocks import encoder_size, fold_video_normalisation
-from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
-from avff.models.importers.video import (
-    TUBELET,
-    fill_modality,
+from avff.models.importers.blocks import (
+    encoder_size,
     fill_token_norm,
-    leave_out_the_rest,
+    fold_video_normalisation,
+    leave_out,
     put_biased_block,
     put_layer,
 )
+from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
+from avff.models.importers.video import TUBELET, fill_modality
 
 PATCH = TUBELET[1:]
 """Height and width of an image's patch."""
@@ -69,14 +69,13 @@ def _convert(keys: SourceKeys, config: Config, *, half: bool, note: str) -> Conv
         ours = f"video_encoder.stack.blocks.{i}."
         put_biased_block(keys, conversion, ours, f"blocks.{i}.", width, bias="qkv.bias")
     if "fc_norm.weight" in keys:
-        fill_token_norm(keys, conversion, "fc_norm", width)
+        fill_token_norm(keys, conversion, "video_encoder.", "fc_norm", width)
     else:
         put_layer(keys, conversion, "video_encoder.stack.norm", "norm")
     for part, why in DROPPED.items():
         keys.drop(conversion, part, why)
-    if config.stage == "pretrain":
-        conversion.left_out["video_decoder."] = "a decoder of images fits none of ours"
-    leave_out_the_rest(conversion, config)
+    no_decoder = {"video_decoder.": "a decoder of images fits none of ours"}
+    leave_out(conversion, config, no_decoder, "a model of pictures alone")
     conversion.notes += [
         "an image model: exact on a still clip, save for its class token",
         "positions are equal at all times, so that the order of frames is not in these weights",
