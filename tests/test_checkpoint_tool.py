@@ -153,7 +153,7 @@ def test_export_writes_the_average_or_the_weights(run, add, tmp_path, tiny_confi
     assert run("export", run_dir, "--output", averaged)[0] == 0
     assert run("export", f"{run_dir}:last:raw", "--output", raw)[0] == 0
     tensors, sidecar = load_weights(averaged)
-    assert sidecar["averaged"] and sidecar["what"] == "toy"
+    assert sidecar["averaged"] and sidecar["what"] == "toy at step 8"
     weights, _ = load_weights(raw)
     assert all(torch.equal(tensors[name], 0.9 * weights[name]) for name in weights)
     load_into(build_model(tiny_config()), weights, str(raw))

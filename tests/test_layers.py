@@ -46,7 +46,10 @@ ROOMS = {
     "objectives": NOUNS | {"distributed", "models"},
     "evaluation": NOUNS | {"distributed"},
     "inference": NOUNS | {"progress", "run_folder", "media", "data", "building", "preprocess", "models", "evaluation"},
-    "features": NOUNS | {"progress", "run_folder", "data", "building", "preprocess", "models", "evaluation", "inference"},
+    "features": NOUNS
+    | {"progress", "run_folder", "data", "building", "preprocess", "models", "evaluation", "inference"},
+    "exporting": (NOUNS - {"schema", "json_lines", "seeding"})
+    | {"run_folder", "media", "preprocess", "models", "evaluation"},
     "report": {"errors", "config", "strict_yaml", "files", "json_lines", "run_folder", "run_lock"},
     "engine": NOUNS
     | {
@@ -66,7 +69,7 @@ ROOMS = {
     "demo": None,  # None: everything below the command line
     "cli": None,
     "__main__": {"cli"},
-    "": set(),  # avff/__init__.py
+    "": {"exporting"},  # avff/__init__.py: load_model
 }
 # external package: the only places that may import it
 OWNERS = {"deepspeed": ("avff/engine",), "wandb": ("avff/engine",), "submitit": ("launch",)}
@@ -143,6 +146,7 @@ def test_a_wrong_import_is_found_and_named(tmp_path, path, source):
     [
         ("avff.models", "deepspeed webdataset wandb submitit torchvision torchaudio av decord sklearn matplotlib"),
         ("avff.cli", "torch deepspeed wandb av decord matplotlib"),
+        ("avff.exporting", "deepspeed webdataset wandb decord torchvision torchaudio PIL sklearn matplotlib onnx"),
     ],
 )
 def test_importing_stays_light(module, banned):

@@ -1,19 +1,23 @@
 #!/usr/bin/env python
-"""Looks into the checkpoints of a run: what they are, whether they are whole, how two differ; exports their weights."""
+"""Looks into the checkpoints of a run: what they are, whether they are whole, how two differ; takes their weights out."""
 
 import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm import tqdm
 
 from avff import run_folder
 from avff.checkpoint_files import CanonicalState, Comparison, compare
-from avff.errors import AvffError, CheckpointError
+from avff.config import Modality
+from avff.errors import AvffError, CheckpointError, ConfigError
+from avff.exporting.average import average_checkpoints
+from avff.exporting.folder import write_folder
+from avff.exporting.weights import Export, What, export_weights, find_model, read_checkpoint
 from avff.files import sha256_of
-from avff.models.weights import load_weights, read_sidecar, save_weights
+from avff.models.weights import read_sidecar, save_weights
 
 EPILOG = """\
 examples:
@@ -21,14 +25,20 @@ examples:
   python tools/checkpoint.py verify runs/stage1
   python tools/checkpoint.py diff runs/stage1:step-1000 runs/moved:step-1000
   python tools/checkpoint.py export runs/stage1:best --output stage1.safetensors
+  python tools/checkpoint.py export runs/stage2 --what encoders --modality video --output video.safetensors
+  python tools/checkpoint.py average runs/stage3:step-900 runs/stage3:step-1000 --output mean.safetensors
+  python tools/checkpoint.py folder runs/stage3 --output detector
+  python tools/checkpoint.py onnx detector --output detector.onnx
 
 RUN is a run folder, meaning its best checkpoint by validation (the newest of a run that was never validated); add
 :last or :step-N for another. A checkpoint is one state by parameter name, so that two can be compared whatever ZeRO
 stage and number of ranks wrote them. Nothing here needs DeepSpeed or a GPU, and a run that is training may be looked at.
+What is taken out has LoRA merged, a JSON sidecar with its parents and licences, and appears whole or not at all.
 
 exit code: 0 whole, or equal; 1 damaged, or different; 2 the command cannot be carried out.
 """
 RUN_HELP = "run folder, with :best (the default), :last or :step-N"
+SOURCE_HELP = RUN_HELP + "; :raw takes the weights instead of their average; or a model folder or .safetensors file"
 MAX_LINES = 20
 
 
@@ -64,11 +74,38 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     diff.add_argument(
         "--all", action="store_true", help=f"list every tensor that differs, not only {MAX_LINES} of each kind"
     )
+    add_exports(commands)
+    return parser.parse_args(argv)
+
+
+def add_exports(commands: Any) -> None:
     export = commands.add_parser("export", help="write the weights of a checkpoint as one file with its sidecar")
     export.set_defaults(run=run_export)
-    export.add_argument("run_name", metavar="RUN", help=RUN_HELP + "; :raw takes the weights instead of their average")
+    export.add_argument("run_name", metavar="RUN", help=SOURCE_HELP)
     export.add_argument("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
-    return parser.parse_args(argv)
+    export.add_argument(
+        "--what",
+        choices=get_args(What),
+        default="full",
+        help="all of the network (the default), its encoders, or a finetuned run's classifier, as all of its network",
+    )
+    export.add_argument(
+        "--modality", choices=get_args(Modality), help="with --what encoders: this one alone instead of both"
+    )
+    average = commands.add_parser("average", help="write the mean of several checkpoints' weights")
+    average.set_defaults(run=run_average)
+    average.add_argument("run_names", metavar="RUN", nargs="+", help=SOURCE_HELP)
+    average.add_argument("--output", type=Path, required=True, metavar="FILE", help=".safetensors file to write")
+    folder = commands.add_parser("folder", help="write a model folder: weights, config, preprocessing, model card")
+    folder.set_defaults(run=run_folder_command)
+    folder.add_argument("run_name", metavar="RUN", help=SOURCE_HELP)
+    folder.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
+    folder.add_argument("--overwrite", action="store_true", help="replace a model folder that is there")
+    onnx = commands.add_parser("onnx", help="write a classifier as an ONNX or torch.export graph, compared with torch")
+    onnx.set_defaults(run=run_onnx)
+    onnx.add_argument("run_name", metavar="RUN", help=SOURCE_HELP)
+    onnx.add_argument("--output", type=Path, metavar="FILE", help=".onnx file to write")
+    onnx.add_argument("--torch-export", type=Path, metavar="FILE", help=".pt2 file to write, for torch.export.load")
 
 
 # ------------------------------------------------------------------------------------------- inspect
@@ -214,18 +251,58 @@ def describe(comparison: Comparison, one: CanonicalState, other: CanonicalState)
     return f"{comparison.num_values:,} of {total:,} values differ, by up to {comparison.max_difference:.3g}"
 
 
-# ------------------------------------------------------------------------------------------- export
+# ------------------------------------------------------------------------------------------- weights out
 
 
 def run_export(arguments: argparse.Namespace) -> int:
-    found = run_folder.resolve_checkpoint(arguments.run_name)
-    tensors, sidecar = load_weights(found.weights_path)
-    save_weights(arguments.output, tensors, sidecar)
-    print(f"{found.weights_path} ({len(tensors)} tensors)")
-    print(
-        f"written {arguments.output} and {arguments.output.with_suffix('.json')}, sha256 {sha256_of(arguments.output)}"
-    )
+    if arguments.modality and arguments.what != "encoders":
+        raise ConfigError(f"--modality {arguments.modality} goes with --what encoders, not {arguments.what}")
+    checkpoint = read_checkpoint(find_model(arguments.run_name))
+    modalities = (arguments.modality,) if arguments.modality else get_args(Modality)
+    write(arguments.output, export_weights(checkpoint, arguments.what, modalities))
     return 0
+
+
+def run_average(arguments: argparse.Namespace) -> int:
+    write(arguments.output, average_checkpoints([find_model(name) for name in arguments.run_names]))
+    return 0
+
+
+def run_folder_command(arguments: argparse.Namespace) -> int:
+    checkpoint = read_checkpoint(find_model(arguments.run_name))
+    write_folder(arguments.output, checkpoint, overwrite=arguments.overwrite)
+    print(f"written {arguments.output}: {', '.join(sorted(path.name for path in arguments.output.iterdir()))}")
+    return 0
+
+
+def run_onnx(arguments: argparse.Namespace) -> int:
+    from avff.exporting import graph  # here: torch.export takes seconds to import
+
+    if not (arguments.output or arguments.torch_export):
+        raise ConfigError("nothing to write; give --output FILE.onnx, --torch-export FILE.pt2 or both")
+    if arguments.output:
+        graph.require_onnx()
+    checkpoint = read_checkpoint(find_model(arguments.run_name))
+    forward = graph.load_forward(checkpoint)
+    program = graph.export_program(forward, checkpoint.config)
+    for path, save in ((arguments.output, graph.write_onnx), (arguments.torch_export, graph.write_torch_export)):
+        if path:
+            difference = save(path, program, forward, checkpoint.config)
+            batches = " and ".join(map(str, graph.BATCHES))
+            print(f"written {path}; its logits differ from torch's by at most {difference:.2g} at batch {batches}")
+    return 0
+
+
+def write(output: Path, export: Export) -> None:
+    save_weights(output, export.tensors, export.sidecar)
+    for parent in export.sidecar["parents"]:
+        print(f"from {parent['what']} ({parent['file']}, sha256 {parent['sha256'][:12]})")
+    terms = ", not for commercial use" if export.sidecar["non_commercial"] else ""
+    print(f"licences: {', '.join(export.sidecar['licences'])}{terms}")
+    print(
+        f"written {output} ({len(export.tensors)} tensors) and {output.with_suffix('.json').name}, "
+        f"sha256 {sha256_of(output)}"
+    )
 
 
 if __name__ == "__main__":
