@@ -292,7 +292,8 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="RUN[:WHICH]",
         help="run folder, meaning its best checkpoint by validation with averaged (EMA) weights; add :last or :step-N, "
-        "and :raw for unaveraged weights; or a .safetensors file",
+        "and :raw for unaveraged weights; or a .safetensors file; or Open-AVFF's stage-3 file as it was published, with "
+        ":resize for whole frames squeezed to 224 pixels instead of its evaluation's crop",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--batch-size", type=int, default=8, help="windows per forward pass (default: 8)")
@@ -305,20 +306,26 @@ def _evaluate(options: argparse.Namespace) -> None:
     from avff.evaluation.text import describe_summary
     from avff.inference.baselines import evaluate_baselines
     from avff.inference.evaluate import evaluate
-    from avff.run_folder import resolve_checkpoint
+    from avff.inference.load import load_detector
 
-    checkpoint = resolve_checkpoint(options.checkpoint)
-    output = options.output or checkpoint.run_dir / "evaluation" / options.split
-    shared = {"device": options.device, "batch_size": options.batch_size, "num_workers": options.num_workers}
+    detector = load_detector(options.checkpoint, config=config, device=options.device)
+    output = options.output or detector.run_dir / "evaluation" / options.split
+    shared = {"batch_size": options.batch_size, "num_workers": options.num_workers}
     compare = list(options.compare)
     if options.baselines:
-        baselines = evaluate_baselines(checkpoint.config, options.shards, output, test_split=options.split, **shared)
+        if detector.config is None:
+            raise ConfigError(
+                f"{options.checkpoint}: --baselines takes the clip of its untrained network from a run's config, which a "
+                "published file has not; run it with a checkpoint of avff train and hand its tables on with --compare"
+            )
+        baselines = evaluate_baselines(
+            detector.config, options.shards, output, test_split=options.split, device=options.device, **shared
+        )
         compare += baselines.row_paths
     result = evaluate(
-        options.checkpoint,
+        detector,
         options.shards,
         output,
-        config=config,
         split=options.split,
         compare=compare,
         allow_other_build=options.allow_other_build,
@@ -365,7 +372,7 @@ def _add_predict(commands) -> None:
 def _predict(options: argparse.Namespace) -> int | None:
     if not options.path.exists():
         raise MediaError(f"{options.path}: no such file or folder", reason="MISSING")
-    from avff.inference.detector import load_detector
+    from avff.inference.load import load_detector
 
     detector = load_detector(options.checkpoint, device=options.device)
     if options.path.is_dir():

@@ -5,7 +5,7 @@ face makes the clip a forgery. Each head follows the same rule on its own logits
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from avff.errors import EvaluationError
@@ -16,11 +16,11 @@ DEFAULT_THRESHOLD = 0.5
 
 
 class Logits(NamedTuple):
-    """Natural-log odds of fake, one per head of the classifier."""
+    """Natural-log odds of fake, one per head of the classifier; None for a head that the detector does not have."""
 
     overall: float
-    video: float
-    audio: float
+    video: float | None
+    audio: float | None
 
 
 class WindowScore(NamedTuple):
@@ -77,15 +77,34 @@ def probability(logit: float) -> float:
     return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
 
 
+def known_probability(logit: float | None) -> float | None:
+    """Returns the fake probability of a head that may be absent."""
+    return None if logit is None else probability(logit)
+
+
 def _clip_score(key: str, tracks: dict[int, dict[float, Logits]]) -> ClipScore:
     scores = tuple(
-        TrackScore(track, len(starts), Logits(*(_mean(head) for head in zip(*starts.values(), strict=True))))
+        TrackScore(track, len(starts), _per_head(_mean, list(starts.values())))
         for track, starts in sorted(tracks.items())
     )
     decisive = max(scores, key=lambda score: score.logits.overall)
-    return ClipScore(key, decisive.track, Logits(*map(max, zip(*(s.logits for s in scores), strict=True))), scores)
+    return ClipScore(key, decisive.track, _per_head(max, [score.logits for score in scores]), scores)
 
 
-def _mean(values: tuple[float, ...]) -> float:
+def _per_head(rule: Callable[[list[float]], float], logits: Sequence[Logits]) -> Logits:
+    """Applies a rule to each head on its own; an absent head stays absent."""
+
+    def apply(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return rule(known) if known else None
+
+    return Logits(
+        overall=rule([one.overall for one in logits]),
+        video=apply([one.video for one in logits]),
+        audio=apply([one.audio for one in logits]),
+    )
+
+
+def _mean(values: list[float]) -> float:
     # fsum is exact, so the mean does not depend on the order in which loader workers delivered the windows.
     return math.fsum(values) / len(values)

@@ -37,7 +37,7 @@ def summarize(table: Table, *, allow_missing: bool = False, seed: int = 0) -> di
         "undecided": _undecided(table),
         "seconds_per_clip": float(np.mean([row.seconds_spent for row in decided])) if decided else None,
         "overall": measure(labelled, seed=seed),
-        "heads": {"video": _video_head(decided, seed), "audio": _audio_head(decided, seed)},
+        "heads": {name: _head(decided, name, seed) for name in ("video", "audio")},
         "categories": _by_category(labelled, seed),
         "methods": _by_method(labelled, seed),
         "hazards": find_hazards(table.rows, seed=seed),
@@ -105,18 +105,14 @@ def _ranking(rows: Sequence[Row], scores_N: np.ndarray, labels_N: np.ndarray, se
     }
 
 
-def _video_head(decided: Sequence[Row], seed: int) -> dict[str, Any]:
-    known = [row for row in decided if row.video_is_fake is not None and row.video_fake_logit is not None]
-    return _ranking(
-        known, np.array([r.video_fake_logit for r in known]), np.array([r.video_is_fake for r in known], int), seed
-    )
-
-
-def _audio_head(decided: Sequence[Row], seed: int) -> dict[str, Any]:
-    known = [row for row in decided if row.audio_is_fake is not None and row.audio_fake_logit is not None]
-    return _ranking(
-        known, np.array([r.audio_fake_logit for r in known]), np.array([r.audio_is_fake for r in known], int), seed
-    )
+def _head(decided: Sequence[Row], name: str, seed: int) -> dict[str, Any]:
+    """Measures the head of one modality against that modality's labels."""
+    scored = [row for row in decided if getattr(row, f"{name}_fake_logit") is not None]
+    known = [row for row in scored if getattr(row, f"{name}_is_fake") is not None]
+    logits_N = np.array([getattr(row, f"{name}_fake_logit") for row in known], dtype=np.float64)
+    labels_N = np.array([getattr(row, f"{name}_is_fake") for row in known], dtype=np.int64)
+    found = _ranking(known, logits_N, labels_N, seed)
+    return {**found, "auc": undefined("the detector has no such head")} if decided and not scored else found
 
 
 def _by_category(labelled: Sequence[Row], seed: int) -> dict[str, Any]:

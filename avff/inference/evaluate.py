@@ -1,4 +1,4 @@
-"""`avff evaluate`: a checkpoint and shard directories in; rows, summary and a page out."""
+"""`avff evaluate`: a detector and shard directories in; rows, summary and a page out."""
 
 import json
 import logging
@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avff.config import Config
 from avff.data.index import IndexRow
 from avff.data.selection import StoredSample, check_unshared_keys
 from avff.data.shards import ShardDirectory, open_directory
-from avff.data.windows import check_rate
 from avff.errors import EvaluationError
 from avff.evaluation.aggregate import WINDOW_AGGREGATION, ClipScore, aggregate, probability
 from avff.evaluation.compare import auc_difference
@@ -20,9 +18,9 @@ from avff.evaluation.page import Result, write_page
 from avff.evaluation.rows import Row, Table, read_rows, write_csv, write_jsonl
 from avff.evaluation.summary import summarize
 from avff.files import write_durably
-from avff.inference.detector import Detector, load_detector
+from avff.inference.detector import Detector
 from avff.inference.loading import LoadedSample, load_samples
-from avff.inference.provenance import check_build, describe_provenance, leak_notes, read_training
+from avff.inference.provenance import describe_provenance, leak_notes, read_training
 from avff.progress import progress_bar
 
 log = logging.getLogger(__name__)
@@ -45,13 +43,11 @@ class Evaluation:
 
 
 def evaluate(
-    checkpoint: str,
+    detector: Detector,
     shards: Sequence[Path],
     output: Path,
     *,
-    config: Config | None = None,
     split: str = "test",
-    device: str = "auto",
     batch_size: int = 8,
     num_workers: int = 2,
     compare: Sequence[Path] = (),
@@ -62,25 +58,19 @@ def evaluate(
     """Scores every clip of a split once and writes rows.jsonl, rows.csv, summary.json and page.html.
 
     Args:
-        checkpoint: `RUN[:best|last|step-N][:raw]` or a `.safetensors` file.
         shards: directories that tools/make_shards.py wrote.
-        config: the experiment that the checkpoint has to fit.
         compare: tables (rows.jsonl) of other detectors on the same clips, drawn beside this one.
         allow_other_build: score shards that were built otherwise than the training shards; the page says so.
         allow_missing: give metrics although clips could not be read; the page says so.
 
     Raises:
-        CheckpointError: no such checkpoint, or of another stage or model.
         ShardError: a directory is missing or incomplete, or two of them share a key.
         EvaluationError: shards of another build, no clip of the split, or clips that could not be read;
             in the last case the rows are written all the same.
     """
-    detector = load_detector(checkpoint, config=config, device=device)
     directories = [open_directory(path) for path in shards]
-    notes = [note for directory in directories for note in check_build(detector, directory, allow=allow_other_build)]
     samples = select_split(directories, split)
-    for directory, row in samples:
-        check_rate(row.frames_per_second, detector.config.clip, f"{directory.path}: sample {row.key!r}")
+    notes = detector.check_shards(directories, samples, allow_other_build=allow_other_build)
     others = _read_others(compare, detector)
     table = score_samples(detector, samples, batch_size=batch_size, num_workers=num_workers, progress=progress)
     _write_rows(output, table.rows)
@@ -118,7 +108,7 @@ def score_samples(
     """Returns one row per sample that could be read, in order, and the reasons for the rest."""
     rows: list[Row] = []
     missing: dict[str, str] = {}
-    timeout_seconds = detector.config.faults.decode_timeout_seconds
+    timeout_seconds = detector.decode_timeout_seconds
     loaded = load_samples(samples, detector.view, num_workers=num_workers, timeout_seconds=timeout_seconds)
     shown = progress_bar(loaded, total=len(samples), unit="clip", description="score", shown=progress)
     for chunk in _chunks(shown, batch_size):

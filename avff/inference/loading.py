@@ -2,16 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from avff.batch import Clip
 from avff.config import FaultsConfig
+from avff.data.samples import Sample
 from avff.data.selection import StoredSample
 from avff.data.shards import read_sample
 from avff.data.stream import place_of
-from avff.data.views import AVView
 from avff.data.worker_process import Job, Slot
 from avff.data.workers import read_in_order
 from avff.errors import ShardError
@@ -21,6 +20,13 @@ DECODE_TIMEOUT_SECONDS = FaultsConfig.decode_timeout_seconds
 PREFETCH = 4
 SILENCE_LEVEL = 5e-4
 """Below this a 16-bit sample counts as silent (AVFF-SPEC §1.4)."""
+
+
+class EvaluationView(Protocol):
+    """How a detector looks at a stored sample. Its clips are of its own type, with `key`, `track`, `start_seconds`, and
+    `waveform_N` at the stored rate."""
+
+    def evaluation_clips(self, sample: Sample) -> list: ...
 
 
 class LoadedSample(NamedTuple):
@@ -35,14 +41,18 @@ class LoadedSample(NamedTuple):
     """
 
     position: int
-    windows: list[Clip]
+    windows: list[Any]
     leading_silence_seconds: float | None
     seconds: float
     problem: str | None
 
 
 def load_samples(
-    samples: Sequence[StoredSample], view: AVView, *, num_workers: int, timeout_seconds: float = DECODE_TIMEOUT_SECONDS
+    samples: Sequence[StoredSample],
+    view: EvaluationView,
+    *,
+    num_workers: int,
+    timeout_seconds: float = DECODE_TIMEOUT_SECONDS,
 ) -> Iterator[LoadedSample]:
     """Yields every sample in order; one that cannot be read comes with its problem and is never replaced.
 
@@ -53,14 +63,15 @@ def load_samples(
 
     def load(position: int, slot: Slot) -> LoadedSample:
         start = time.perf_counter()
-        windows: list[Clip] = []
-        problem = None
+        windows: list[Any] = []
+        silence = problem = None
         try:
             with slot.reading(place_of(position, samples[position])):
-                windows = view.evaluation_clips(read_sample(*samples[position]))
+                sample = read_sample(*samples[position])
+                windows = view.evaluation_clips(sample)
+            silence = opening_silence(windows, sample.metadata.audio.sample_rate_hz)
         except ShardError as error:
             problem = str(error)
-        silence = opening_silence(windows, view.clip.sample_rate_hz)
         return LoadedSample(position, windows, silence, time.perf_counter() - start, problem)
 
     return _read(load, samples, num_workers, timeout_seconds)
@@ -100,7 +111,7 @@ def leading_silence_seconds(waveform_N: np.ndarray, sample_rate_hz: int) -> floa
     return float(loud[0] if len(loud) else len(waveform_N)) / sample_rate_hz
 
 
-def opening_silence(windows: Sequence[Clip], sample_rate_hz: int) -> float | None:
+def opening_silence(windows: Sequence[Any], sample_rate_hz: int) -> float | None:
     """Returns the leading silence of the window that opens the sample, None where no window does."""
     opening = next((clip for clip in windows if clip.start_seconds == 0), None)
     return None if opening is None else leading_silence_seconds(opening.waveform_N, sample_rate_hz)

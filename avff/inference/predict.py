@@ -1,16 +1,12 @@
-"""`avff predict` for one file: cut as the training clips were cut, scored window by window, one verdict."""
+"""`avff predict` for one file: cut as the detector cuts it, scored window by window, one verdict."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from avff.build_config import BuildConfig
-from avff.building.samples import build_samples
-from avff.building.sources import single_source
-from avff.data.shards import Sample
-from avff.errors import CheckpointError, MediaError
+from avff.errors import MediaError
 from avff.evaluation.aggregate import DEFAULT_THRESHOLD, ClipScore, WindowScore, aggregate, probability
-from avff.inference.detector import Detector
+from avff.inference.detector import Detector, FilePart
 from avff.schema import Track
 
 Verdict = Literal["REAL", "FAKE", "UNDECIDED"]
@@ -25,6 +21,7 @@ class Segment:
         status: ["OK"], or every reason why the stretch is undecided.
         tracks: faces found; empty where whole frames are read.
         windows: scores, with `start_seconds` counted from the segment's start.
+        window_seconds: length of each of them.
         score: None when undecided.
     """
 
@@ -35,6 +32,7 @@ class Segment:
     status: list[str]
     tracks: list[Track]
     windows: list[WindowScore]
+    window_seconds: float
     score: ClipScore | None
 
 
@@ -45,7 +43,6 @@ class Prediction:
     Attributes:
         reason: why the file is undecided, else empty.
         segments: in order; none where the file cannot be decoded.
-        window_seconds: length of every window.
         threshold_is_default: the checkpoint holds none, so DEFAULT_THRESHOLD stands in.
     """
 
@@ -56,7 +53,6 @@ class Prediction:
     reason: str
     threshold: float
     threshold_is_default: bool
-    window_seconds: float
     segments: list[Segment]
 
     @property
@@ -81,33 +77,28 @@ def predict_file(path: Path, detector: Detector, *, batch_size: int = 8) -> Pred
         MediaError: there is no such file.
         CheckpointError: the checkpoint does not say how to cut clips, or needs the user's own boxes.
     """
-    build = detector.require_build()
-    _require_detectable(build, detector)
     if not path.is_file():
         raise MediaError(f"{path}: no such file", reason="MISSING")
     try:
-        samples = build_samples(single_source(path), build)
+        segments = [_score_part(part, detector, batch_size) for part in detector.read_file(path)]
     except MediaError as error:
         return _predict(path, detector, [], f"{error.reason}: {error}")
-    return _predict(path, detector, [_score_segment(sample, detector, batch_size) for sample in samples], "")
+    return _predict(path, detector, segments, "")
 
 
-def _score_segment(sample: Sample, detector: Detector, batch_size: int) -> Segment:
-    metadata = sample.metadata
-    windows = detector.score(detector.view.evaluation_clips(sample), batch_size=batch_size)
-    status: list[str] = list(metadata.status)
-    if not windows and status == ["OK"]:
-        status = ["TOO_SHORT"]
-    start_seconds = metadata.video.start_seconds
+def _score_part(part: FilePart, detector: Detector, batch_size: int) -> Segment:
+    windows = detector.score(part.windows, batch_size=batch_size)
+    status = part.status if windows or part.status != ["OK"] else ["TOO_SHORT"]
     return Segment(
-        key=metadata.key,
-        start_seconds=start_seconds,
-        stop_seconds=start_seconds + metadata.video.duration_seconds,
-        frames_per_second=metadata.video.fps,
+        key=part.key,
+        start_seconds=part.start_seconds,
+        stop_seconds=part.stop_seconds,
+        frames_per_second=part.frames_per_second,
         status=status,
-        tracks=metadata.tracks,
+        tracks=part.tracks,
         windows=windows,
-        score=aggregate(windows).get(metadata.key),
+        window_seconds=part.window_seconds,
+        score=aggregate(windows).get(part.key),
     )
 
 
@@ -127,14 +118,5 @@ def _predict(path: Path, detector: Detector, segments: list[Segment], reason: st
         reason=reason,
         threshold=threshold,
         threshold_is_default=detector.threshold is None,
-        window_seconds=detector.config.clip.duration_seconds,
         segments=segments,
     )
-
-
-def _require_detectable(build: BuildConfig, detector: Detector) -> None:
-    if build.mode == "boxes":
-        raise CheckpointError(
-            f"{detector.weights_path}: its clips were cut with the user's own boxes (mode boxes), which a single file does "
-            "not bring; build shards with tools/make_shards.py --boxes and run avff evaluate on them"
-        )

@@ -78,7 +78,7 @@ def predict_folder(
 
 
 def make_table_row(name: str, prediction: Prediction, seconds: float) -> dict[str, str]:
-    """Returns one row as text; numbers are empty when the file is undecided."""
+    """Returns one row as text; numbers are empty when the file is undecided, or the detector has no such head."""
     score = prediction.score
     values: dict[str, object] = {
         "video_name": name,
@@ -91,9 +91,9 @@ def make_table_row(name: str, prediction: Prediction, seconds: float) -> dict[st
         "checkpoint_sha256": prediction.checkpoint_sha256,
     }
     if score is not None:
-        values["fake_probability"] = f"{probability(score.logits.overall):.6f}"
-        values["video_fake_probability"] = f"{probability(score.logits.video):.6f}"
-        values["audio_fake_probability"] = f"{probability(score.logits.audio):.6f}"
+        heads = ("fake_probability", "video_fake_probability", "audio_fake_probability")
+        known = [(head, logit) for head, logit in zip(heads, score.logits, strict=True) if logit is not None]
+        values |= {head: f"{probability(logit):.6f}" for head, logit in known}
         values["track"] = name_track(score.track)
     return {column: " ".join(str(values.get(column, "")).split()) for column in COLUMNS}
 

@@ -1,6 +1,7 @@
 """Where a result comes from: how clips were made, who was trained on, which files took part."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from avff import __version__
 from avff.build_config import BuildConfig, VideoProfile
@@ -14,8 +15,11 @@ from avff.json_lines import read_lines
 from avff.strict_yaml import flatten, from_dict
 
 
-def check_build(detector: Detector, directory: ShardDirectory, *, allow: bool) -> list[str]:
+def check_build(build: BuildConfig | None, weights_path: Path, directory: ShardDirectory, *, allow: bool) -> list[str]:
     """Compares how the shards and the checkpoint's training clips were made.
+
+    Args:
+        build: of the training clips; None where the checkpoint does not say.
 
     Returns:
         Sentences for the page, where the builds differ (and `allow` is set) or the checkpoint does not say.
@@ -23,19 +27,24 @@ def check_build(detector: Detector, directory: ShardDirectory, *, allow: bool) -
     Raises:
         EvaluationError: they differ; the message has both values of each setting.
     """
-    if detector.build is None:
+    if build is None:
         return ["The checkpoint does not record how its clips were made, so nobody checked that these were made alike."]
     stored = from_dict(BuildConfig, directory.manifest["build"], where=f"{directory.path}: manifest.json: build")
-    ours, theirs = _appearance(detector.build), _appearance(stored)
+    ours, theirs = _appearance(build), _appearance(stored)
     differences = ", ".join(f"{name} {ours[name]} / {theirs[name]}" for name in ours if ours[name] != theirs[name])
     if not differences:
         return []
     if not allow:
         raise EvaluationError(
-            f"{directory.path} was built otherwise than the clips that {detector.weights_path} was trained on "
+            f"{directory.path} was built otherwise than the clips that {weights_path} was trained on "
             f"(checkpoint / shards): {differences}; build the shards like the checkpoint, or pass --allow-other-build"
         )
     return [f"{directory.path.name} was built otherwise than the training clips (checkpoint / shards): {differences}."]
+
+
+def describe_build(build: BuildConfig | None) -> str:
+    """Returns what a build's clips look like, in one line."""
+    return "not recorded" if build is None else ", ".join(f"{k} {v}" for k, v in _appearance(build).items())
 
 
 def leak_notes(detector: Detector, rows: Sequence[Row]) -> list[str]:
@@ -46,19 +55,11 @@ def leak_notes(detector: Detector, rows: Sequence[Row]) -> list[str]:
 
 def describe_provenance(detector: Detector, directories: Sequence[ShardDirectory]) -> dict[str, str]:
     """Returns name -> text for the foot of the page."""
-    config, clip = detector.config, detector.config.clip
     shards = {f"shards {d.path}": f"{len(d.rows)} samples, sha256 {d.fingerprint}" for d in directories}
-    build = (
-        "not recorded"
-        if detector.build is None
-        else ", ".join(f"{k} {v}" for k, v in _appearance(detector.build).items())
-    )
     return {
-        "run": f"{config.name}, step {detector.step}",
+        **detector.describe(),
         "weights": str(detector.weights_path),
         "sha256": detector.checkpoint_sha256,
-        "model": f"{config.model.size}, {clip.num_frames} frames at {clip.frames_per_second} per second, {clip.image_size} px",
-        "clips made as": build,
         "threshold": "none" if detector.threshold is None else f"{detector.threshold:.6f} on the fake probability",
         **shards,
         "avff": __version__,

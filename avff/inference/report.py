@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from avff.evaluation.aggregate import WINDOW_AGGREGATION, ClipScore, Logits, WindowScore, probability
+from avff.evaluation.aggregate import WINDOW_AGGREGATION, ClipScore, Logits, WindowScore, known_probability, probability
 from avff.inference.predict import Prediction, Segment
 
 REASONS = {
@@ -45,11 +45,11 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
         "segment_aggregation": SEGMENT_AGGREGATION,
         "decisive_key": prediction.decisive.key if prediction.decisive else None,
         "decisive_track": score.track if score else None,
-        "segments": [_segment(segment, prediction.window_seconds) for segment in prediction.segments],
+        "segments": [_segment(segment) for segment in prediction.segments],
     }
 
 
-def _segment(segment: Segment, window_seconds: float) -> dict[str, Any]:
+def _segment(segment: Segment) -> dict[str, Any]:
     return {
         "key": segment.key,
         "start_seconds": segment.start_seconds,
@@ -57,7 +57,7 @@ def _segment(segment: Segment, window_seconds: float) -> dict[str, Any]:
         "status": segment.status,
         **(_heads(segment.score.logits) if segment.score else {}),
         "tracks": _track_scores(segment.score),
-        "windows": [_window(window, segment.start_seconds, window_seconds) for window in segment.windows],
+        "windows": [_window(window, segment.start_seconds, segment.window_seconds) for window in segment.windows],
     }
 
 
@@ -72,12 +72,12 @@ def _window(window: WindowScore, offset_seconds: float, window_seconds: float) -
     return {"track": window.track, **span, **_heads(window.logits)}
 
 
-def _heads(logits: Logits) -> dict[str, float]:
+def _heads(logits: Logits) -> dict[str, float | None]:
     return {
         "fake_logit": logits.overall,
         "fake_probability": probability(logits.overall),
-        "video_fake_probability": probability(logits.video),
-        "audio_fake_probability": probability(logits.audio),
+        "video_fake_probability": known_probability(logits.video),
+        "audio_fake_probability": known_probability(logits.audio),
     }
 
 
@@ -91,9 +91,17 @@ def _verdict(prediction: Prediction) -> str:
     source = "default, the checkpoint holds none" if prediction.threshold_is_default else "chosen on validation"
     return (
         f"{prediction.path}: {prediction.verdict}  fake probability {probability(logits.overall):.3f} "
-        f"(threshold {prediction.threshold:.3f}, {source})\n"
-        f"  video head {probability(logits.video):.3f}  audio head {probability(logits.audio):.3f}"
+        f"(threshold {prediction.threshold:.3f}, {source})\n{_modality_heads(logits)}"
     )
+
+
+def _modality_heads(logits: Logits) -> str:
+    heads = [
+        f"  {name} head {probability(logit):.3f}"
+        for name, logit in (("video", logits.video), ("audio", logits.audio))
+        if logit is not None
+    ]
+    return "".join(heads) or "  one score for the file: this detector has no heads for picture and sound"
 
 
 def _undecided(prediction: Prediction) -> list[str]:
@@ -125,10 +133,14 @@ def _timeline(prediction: Prediction) -> list[str]:
     for segment in prediction.segments:
         for window in segment.windows:
             start = segment.start_seconds + window.start_seconds
-            overall, video, audio = map(probability, window.logits)
-            bar = "#" * round(overall * _BAR_WIDTH)
+            overall, video, audio = map(known_probability, window.logits)
+            bar = "#" * round(probability(window.logits.overall) * _BAR_WIDTH)
             lines.append(
-                f"  {start:7.2f}-{start + prediction.window_seconds:7.2f} s  {name_track(window.track):6}  "
-                f"{overall:7.3f}  {video:5.3f}  {audio:5.3f}  |{bar:<{_BAR_WIDTH}}|"
+                f"  {start:7.2f}-{start + segment.window_seconds:7.2f} s  {name_track(window.track):6}  "
+                f"{_cell(overall):>7}  {_cell(video):>5}  {_cell(audio):>5}  |{bar:<{_BAR_WIDTH}}|"
             )
     return lines
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

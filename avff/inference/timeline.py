@@ -80,10 +80,13 @@ def _draw_scores(axes: Axes, prediction: Prediction, track: int) -> None:
         windows = [window for window in segment.windows if window.track == track]
         starts = np.array([segment.start_seconds + window.start_seconds for window in windows])
         for head, (colour, line, width) in HEAD_STYLES.items():
-            values = [probability(getattr(window.logits, head)) for window in windows]
+            logits = [getattr(window.logits, head) for window in windows]
+            if None in logits:
+                continue
+            values = [probability(logit) for logit in logits]
             first = head if segment is _first_with(prediction, track) else None
             axes.plot(
-                starts + prediction.window_seconds / 2,
+                starts + segment.window_seconds / 2,
                 values,
                 line,
                 color=colour,
@@ -93,7 +96,7 @@ def _draw_scores(axes: Axes, prediction: Prediction, track: int) -> None:
                 label=first,
             )
             if head == "overall" and windows:
-                axes.hlines(values, starts, starts + prediction.window_seconds, color=colour, alpha=0.25, lw=3)
+                axes.hlines(values, starts, starts + segment.window_seconds, color=colour, alpha=0.25, lw=3)
     axes.axhline(prediction.threshold, color="#999999", lw=0.9, ls=(0, (4, 3)))
     axes.set(ylim=(-0.04, 1.04), yticks=[0, 0.5, 1])
     axes.set_title(f"{name_track(track)}: fake probability per window (dashed: threshold)", color=_track_colour(track))

@@ -16,7 +16,7 @@ from avff.engine.metrics_log import TIMING_FIELDS
 from avff.evaluation.aggregate import aggregate, probability
 from avff.evaluation.metrics import balanced_accuracy, roc_auc
 from avff.files import sha256_of
-from avff.inference.detector import load_detector
+from avff.inference.load import load_detector
 from avff.json_lines import read_lines
 from avff.models.build import build_model
 from avff.models.weights import make_sidecar, read_sidecar, save_weights

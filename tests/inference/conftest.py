@@ -16,7 +16,8 @@ from avff.checkpoint_files import list_files
 from avff.config import Config, save_config
 from avff.data.shards import ShardDirectory
 from avff.files import sha256_of
-from avff.inference.detector import Detector, load_detector
+from avff.inference.detector import Detector
+from avff.inference.load import load_detector
 from avff.models.build import build_model
 from avff.models.weights import make_sidecar, save_weights
 from avff.strict_yaml import from_dict, to_dict

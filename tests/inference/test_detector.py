@@ -7,7 +7,7 @@ import pytest
 from avff.data.shards import read_sample
 from avff.errors import CheckpointError, ConfigError
 from avff.files import sha256_of
-from avff.inference.detector import load_detector
+from avff.inference.load import load_detector
 from avff.run_folder import resolve_checkpoint
 from avff.strict_yaml import to_dict
 

@@ -13,8 +13,13 @@ from avff.data.selection import open_directories
 from avff.data.trained_on import inherited_records, trained_groups, training_records
 from avff.errors import ConfigError, EvaluationError, ShardError
 from avff.evaluation.rows import read_rows, write_jsonl
-from avff.inference.detector import load_detector
 from avff.inference.evaluate import evaluate
+from avff.inference.load import load_detector
+
+
+def evaluate_run(run, shards, output, num_workers=0, **options):
+    detector = load_detector(str(run), device="cpu")
+    return evaluate(detector, shards, output, num_workers=num_workers, progress=False, **options)
 
 
 @pytest.fixture
@@ -22,7 +27,7 @@ def run_evaluation(make_run, tmp_path):
     run = make_run()
 
     def evaluate_here(shards, name="out", **options):
-        return evaluate(str(run), shards, tmp_path / name, device="cpu", num_workers=0, progress=False, **options)
+        return evaluate_run(run, shards, tmp_path / name, **options)
 
     return evaluate_here
 
@@ -48,7 +53,7 @@ def test_rows_summary_and_page_agree(shard_directory, run_evaluation):
 def test_results_do_not_depend_on_batch_size_or_workers(shard_directory, make_run, tmp_path):
     run = str(make_run())
     found = [
-        evaluate(run, [shard_directory.path], tmp_path / str(i), device="cpu", progress=False, **options).rows
+        evaluate_run(run, [shard_directory.path], tmp_path / str(i), **options).rows
         for i, options in enumerate([{"batch_size": 1, "num_workers": 0}, {"batch_size": 7, "num_workers": 2}])
     ]
     for one, other in zip(*found, strict=True):
@@ -96,7 +101,7 @@ def test_the_clip_takes_its_highest_track(make_sample, write_directory, make_run
     both = make_sample("both", split="test", tracks=[(0, 8), (8, 8)])
     write_directory(tmp_path / "faces", [both])
     run = str(make_run())
-    (row,) = evaluate(run, [tmp_path / "faces"], tmp_path / "out", device="cpu", num_workers=0, progress=False).rows
+    (row,) = evaluate_run(run, [tmp_path / "faces"], tmp_path / "out").rows
     detector = load_detector(run, device="cpu")
     scores = {s.track: s.logits.overall for s in detector.score(detector.view.evaluation_clips(both))}
     assert scores.keys() == {0, 1} and scores[0] != scores[1]
@@ -122,20 +127,19 @@ def test_a_broken_clip_refuses_metrics_but_keeps_the_rows(shard_directory, run_e
 
 def test_shards_of_another_build_are_refused_naming_both(shard_directory, make_run, tmp_path):
     run = make_run(build=BuildConfig(profile="evidence", mode="frame"))
-    arguments = {"device": "cpu", "num_workers": 0, "progress": False}
     match = (
         r"checkpoint / shards\): mode frame / faces, profile evidence / pretrain, .*crf 12 / 18.*--allow-other-build"
     )
     with pytest.raises(EvaluationError, match=match):
-        evaluate(str(run), [shard_directory.path], tmp_path / "out", **arguments)
-    allowed = evaluate(str(run), [shard_directory.path], tmp_path / "out", allow_other_build=True, **arguments)
+        evaluate_run(run, [shard_directory.path], tmp_path / "out")
+    allowed = evaluate_run(run, [shard_directory.path], tmp_path / "out", allow_other_build=True)
     assert any("built otherwise" in hazard for hazard in allowed.summary["hazards"])
 
 
 def test_shards_slower_than_the_clip_are_refused(shard_directory, make_run, tmp_path):
     run = make_run(clip={"frames_per_second": 10.0, "hop_samples": 50})
     with pytest.raises(ConfigError, match=r"stored at 5 frames per second, clip\.frames_per_second is 10"):
-        evaluate(str(run), [shard_directory.path], tmp_path / "out", device="cpu", num_workers=0, progress=False)
+        evaluate_run(run, [shard_directory.path], tmp_path / "out")
 
 
 def test_an_empty_split_names_those_that_exist(shard_directory, run_evaluation):
@@ -178,7 +182,7 @@ def test_people_whom_any_stage_trained_on_are_a_leak(make_sample, write_director
     records = records_of([tmp_path / "stage3"]) + records_of([tmp_path / "stage2"], "pretrain", train_split="")
     assert [record["num_samples"] for record in records] == [1, 1]
     run = make_run(trained_on=records, data={"train": [{"path": str(tmp_path / "stage3")}]})
-    result = evaluate(str(run), [tmp_path / "test"], tmp_path / "out", device="cpu", num_workers=0, progress=False)
+    result = evaluate_run(run, [tmp_path / "test"], tmp_path / "out")
     (leak,) = [hazard for hazard in result.summary["hazards"] if hazard.startswith("Leak")]
     assert "1 of 4 clips" in leak and f"'anna' ({tmp_path / 'stage2'})" in leak
 

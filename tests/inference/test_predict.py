@@ -15,8 +15,8 @@ from avff.building.plan import plan_build
 from avff.building.sources import read_sources
 from avff.errors import CheckpointError, MediaError
 from avff.evaluation.aggregate import probability
-from avff.inference.detector import load_detector
 from avff.inference.evaluate import evaluate
+from avff.inference.load import load_detector
 from avff.inference.predict import predict_file
 from avff.inference.report import as_json, as_text
 from avff.inference.timeline import draw_timeline
@@ -26,8 +26,7 @@ from avff.media.synthetic import SplitPlan, generate_talking_heads
 def evaluate_file(path, detector, tmp_path):
     """Rows of the file by way of make_shards and evaluate, by key."""
     build_shards(plan_build(read_sources(path, split="test"), tmp_path / "shards", detector.build))
-    checkpoint = str(detector.weights_path)
-    result = evaluate(checkpoint, [tmp_path / "shards"], tmp_path / "out", device="cpu", num_workers=0, progress=False)
+    result = evaluate(detector, [tmp_path / "shards"], tmp_path / "out", num_workers=0, progress=False)
     return {row.key: row for row in result.rows}
 
 
