@@ -133,8 +133,7 @@ def _put_decoder(keys: SourceKeys, conversion: Conversion, names: _Names) -> Non
         rows = _colour_first(keys.take(f"decoder.head.{kind}", *shape))
         conversion.put(f"video_decoder.head.{kind}", rows, f"decoder.head.{kind}, rows in our order")
     conversion.notes.append(
-        "the head carries over: it predicts patches normalised per colour as ours are, with the unbiased variance, "
-        "so that its values are 0.1 % smaller"
+        "its head predicts patches normalised per colour as ours are, but by the unbiased variance: values 0.1 % smaller"
     )
 
 
