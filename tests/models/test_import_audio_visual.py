@@ -21,12 +21,14 @@ from converting import convert
 
 from avff.errors import CheckpointError
 from avff.models import build_model
+from avff.models.adapt import adapt_conversion
 from avff.models.importers.audiomae import AUDIOMAE
 from avff.models.importers.cav_mae import CAV_MAE
 from avff.models.importers.havic import HAVIC
 from avff.models.importers.reading import read_published
 from avff.models.importers.registry import SOURCES, recognise
 from avff.models.importers.source import Source
+from avff.models.weights import load_into
 
 PUBLISHED: dict[str, tuple[Source, Callable[..., Layout]]] = {
     "audiomae": (AUDIOMAE, audiomae_layout),
@@ -46,9 +48,9 @@ stages = pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def config(tiny_config):
     """A config of the published clip: 16 frames of 224 pixels, 1024 x 128 log-mel."""
 
-    def make(stage: str = "pretrain", size: str = "tiny"):
+    def make(stage: str = "pretrain", size: str = "tiny", **model: float):
         clip = {"num_frames": 16, "image_size": 224, "hop_samples": 50, "num_mel_bins": 128, "num_slices": 8}
-        return tiny_config(stage, clip=clip, model={"size": size})
+        return tiny_config(stage, clip=clip, model={"size": size, **model})
 
     return make
 
@@ -134,6 +136,28 @@ def test_an_encoder_of_no_size_of_ours_is_refused(config, source, layout) -> Non
         convert(source, {name: torch.empty(shape) for name, shape in shapes.items()}, config())
 
 
+@published
+@stages
+def test_a_conversion_starts_a_model_of_either_stage(config, source, layout, stage) -> None:
+    """Where the target's LayerNorm epsilon is the source's; if not, both are told."""
+    weights = little(source, layout)
+    eps = {
+        f"{modality}_layer_norm_eps": value
+        for modality, value in convert(source, weights, config()).layer_norm_eps.items()
+    }
+    target = config(stage, **eps)
+    model = build_model(target)
+    tensors, ledger = adapt_conversion(convert(source, weights, target), source, target)
+    load_into(model, tensors, "adapted", ledger.new)
+    parts = {name.split(".")[0] for name in tensors}
+    assert parts == {"audio_encoder"} if source is AUDIOMAE else parts == {"audio_encoder", "video_encoder"}
+    assert all(ledger.new.values()) and set(ledger.dropped) <= set(weights)
+    other = config(stage, **{name: 3e-5 for name in eps})
+    with pytest.raises(CheckpointError) as caught:
+        adapt_conversion(convert(source, weights, other), source, other)
+    assert all(f"model.{name} is 3e-5; add model.{name}=" in str(caught.value) for name in eps)
+
+
 @pytest.mark.parametrize("container", [True, False], ids=["under model", "bare and parallel"])
 def test_files_are_read_recognised_and_converted(config, tmp_path, container) -> None:
     weights = seeded(audiomae_layout(**LITTLE[AUDIOMAE]), seed=1)
@@ -145,6 +169,13 @@ def test_files_are_read_recognised_and_converted(config, tmp_path, container) ->
     assert source is AUDIOMAE
     tensors, expected = convert(source, read, config()).tensors, convert(AUDIOMAE, weights, config()).tensors
     assert tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_statistics_and_epsilons_are_those_of_the_sources_code(config) -> None:
+    stated = {source: convert(source, little(source, layout), config()) for source, layout in PUBLISHED.values()}
+    assert stated[AUDIOMAE].mel == (-4.2677393, 9.1379948) and stated[AUDIOMAE].layer_norm_eps == {"audio": 1e-6}
+    assert stated[CAV_MAE].mel == (-5.081, 4.4849) and set(stated[CAV_MAE].layer_norm_eps.values()) == {1e-5}
+    assert stated[HAVIC].mel == (-6.9960, 3.1205) and set(stated[HAVIC].layer_norm_eps.values()) == {1e-5}
 
 
 def test_all_are_non_commercial_and_say_why() -> None:

@@ -15,6 +15,7 @@ from einops import rearrange
 
 from avff.config import IMAGENET_MEAN, IMAGENET_STD
 from avff.errors import CheckpointError
+from avff.models.adapt import adapt_conversion
 from avff.models.importers.havic import HAVIC, WITHOUT_CLASS_TOKENS
 
 TINY = {"width": 96, "depth": 4, "num_audio": 16 * 8, "num_video": 8 * 3 * 3}
@@ -43,6 +44,15 @@ def test_audio_tokens_are_its_own_in_time_major_order(config, weights, rng) -> N
     expected = rearrange(theirs, "b (f t) d -> b (t f) d", f=8)
     ours = audio_tokens(convert(HAVIC, weights, config).tensors, config, mel_BMF)
     assert (ours - expected).abs().max() < TOLERANCE and (ours - theirs).abs().max() > 1
+
+
+def test_raw_sound_through_its_normalisation_equals_ours_through_the_targets(config, weights, rng) -> None:
+    raw_BMF = 3 * torch.randn(2, 256, 128, generator=rng) - 6
+    theirs = havic_audio_tokens(weights, (raw_BMF + 6.9960) / 3.1205, class_tokens=False)
+    tensors, ledger = adapt_conversion(convert(HAVIC, weights, config), HAVIC, config)
+    ours = audio_tokens(tensors, config, (raw_BMF - config.clip.mel_mean) / config.clip.mel_std)
+    assert (ours - rearrange(theirs, "b (f t) d -> b (t f) d", f=8)).abs().max() < TOLERANCE
+    assert {"audio_encoder.patch_embed.weight", "video_encoder.patch_embed.weight"} <= set(ledger.folded)
 
 
 def test_video_tokens_are_its_own_from_normalised_frames(config, weights, rng) -> None:

@@ -1,13 +1,13 @@
 """AudioMAE (Huang et al., NeurIPS 2022): a ViT over log-mel patches of 10.24 s, pretrained on AudioSet-2M.
 
-Three files hold it: the pretraining file (with the decoder of 16 Swin blocks), the file finetuned on AudioSet (with
-a head, and `fc_norm` in the place of `norm`), and mirrors of both for timm, under the same names and without container.
+Published are the pretraining file (with a decoder of 16 Swin blocks), one finetuned on AudioSet (with a head, and
+`fc_norm` in the place of `norm`), and mirrors of both for timm, under the same names and without container.
 
-What carries over: patch embedding, positions and all blocks, as they are, and the final norm of pretraining. Its input is (time, mel) and
-its tokens are time-major, both like ours. What does not:
+What carries over: patch embedding, positions and all blocks, as they are, and the final norm of pretraining. Its input
+is (time, mel) and its tokens are time-major, both like ours. What does not:
 
 - the class token. No token of ours is computed with it, so the others come out a little different (see the note);
-- the decoder: windowed attention, and reconstruction of another normalisation than ours;
+- the decoder, whose attention is windowed;
 - the classifier of AudioSet's 527 events.
 
 The position table is copied, never computed: AudioMAE fills it for a grid of 8 x 64, the axes the wrong way round, and
@@ -106,8 +106,8 @@ def _put_final_norm(keys: SourceKeys, conversion: Conversion, width: int) -> Non
     """Maps `norm`, which a finetuned file does not have: there `fc_norm` came after the mean over tokens."""
     if "fc_norm.weight" in keys:
         fill_token_norm(keys, conversion, "audio_encoder.", "fc_norm", width)
-        return
-    put_layer(keys, conversion, "audio_encoder.stack.norm", "norm")
+    else:
+        put_layer(keys, conversion, "audio_encoder.stack.norm", "norm")
 
 
 AUDIOMAE = Source(

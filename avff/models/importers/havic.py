@@ -48,9 +48,10 @@ MEL_BANDS = "its segments of sound are mel bands over the whole clip, not runs o
 DECODERS = "reads four encoder layers by cross-attention; our decoder reads the last one and starts anew"
 HEADS = "reads pools of four encoder layers, which our heads do not have"
 DROPPED = {
-    "audio_encoder.cls_": SEGMENTS,
+    "audio_encoder.cls_tokens": SEGMENTS,
+    "audio_encoder.cls_pos_embed": SEGMENTS,
     "audio_encoder.time_pos_embed": SEGMENTS,
-    "visual_encoder.cls_": SEGMENTS,
+    "visual_encoder.cls_pos_embed": SEGMENTS,
     "visual_encoder.time_pos_embed": SEGMENTS,
     "audio_decoder.": DECODERS,
     "visual_decoder.": DECODERS,
