@@ -108,6 +108,7 @@ def test_what_mixes_mel_bands_with_moments_is_left_out(config, weights) -> None:
     conversion = convert(HAVIC, weights, config)
     assert "mel bands" in conversion.dropped["AudioVisualInteractionModule.norm_audio_out.weight"]
     assert "mel bands" in conversion.left_out["a2v."] and "mel bands" in conversion.left_out["v2a."]
+    assert conversion.left_out["temperature."] == "a constant there, 0.07"
 
 
 def test_a_table_that_does_not_fit_its_class_tokens_is_refused(config, weights) -> None:

@@ -42,6 +42,7 @@ LETTERS: dict[Modality, str] = {"audio": "a", "video": "v"}
 DECODER = "a decoder 512 wide for both modalities at once; ours are one each and start anew"
 JOINT = "of its pass over both modalities at once, which our encoders do not have"
 UNUSED = "never used: only the shared block has norms per modality"
+LEFT_OUT = {"audio_decoder.": DECODER, "video_decoder.": DECODER, "temperature.": "a constant there, 0.05"}
 FINETUNED = (
     "a finetuned file: after both modalities together, the shared block's norms per modality are still those of "
     "pretraining; after sound alone, the whole video encoder is"
@@ -72,8 +73,7 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     if any(name.startswith("mlp_head.") for name in conversion.dropped):
         conversion.notes.append(FINETUNED)
     note_time_scale(conversion, config, MEL_FRAME_MS)
-    decoders = {"audio_decoder.": DECODER, "video_decoder.": DECODER}
-    leave_out(conversion, config, decoders, "it predicts no modality from the other, and its classifier is of sounds")
+    leave_out(conversion, config, LEFT_OUT, "it predicts no modality from the other, and its classifier is of sounds")
     return conversion
 
 

@@ -66,6 +66,13 @@ DROPPED = {
     "classifier_audio.": HEADS,
     "classifier_visual.": HEADS,
 }
+LEFT_OUT = {
+    "audio_decoder.": DECODERS,
+    "video_decoder.": DECODERS,
+    "a2v.": MEL_BANDS,
+    "v2a.": MEL_BANDS,
+    "temperature.": "a constant there, 0.07",
+}
 WITHOUT_CLASS_TOKENS = (
     "its eight class tokens per modality are left out: the other tokens then agree with its own to a cosine of 0.9999 "
     "where the weights are random; how much trained ones weigh is not known here"
@@ -93,8 +100,7 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
         keys.drop(conversion, prefix, why)
     keys.check_all_taken()
     conversion.notes += [WITHOUT_CLASS_TOKENS, STRETCHED]
-    reasons = {"audio_decoder.": DECODERS, "video_decoder.": DECODERS, "a2v.": MEL_BANDS, "v2a.": MEL_BANDS}
-    leave_out(conversion, config, reasons, HEADS)
+    leave_out(conversion, config, LEFT_OUT, HEADS)
     return conversion
 
 
