@@ -43,7 +43,9 @@ class Messenger:
         self._words = ""
         self._has_left = False
         self._quiet_seconds = [0.0] * len(board.hosts)
+        self._listened_seconds = 0.0
         self._num_exchanges = 0
+        self._read_at_beat: dict[int, int] = {}
         self._answered_at = time.monotonic()
         self._is_gone = False
         self._ended = False
@@ -68,19 +70,30 @@ class Messenger:
         self._wake.set()
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Waits for a condition on what the others say, until the time is over or rank 0 is gone."""
-        deadline = time.monotonic() + seconds
-        while self.is_answered and time.monotonic() < deadline and not condition():
+        """Waits for a condition on what the others say, until they were listened to for so long or rank 0 is gone.
+
+        Time counts as the silence of others does: on a busy machine, both take longer.
+        """
+        end = self._listened_seconds + seconds
+        while self.is_answered and self._listened_seconds < end and not condition():
             time.sleep(self._beat_seconds / 10)
 
+    def wait_for_all(self, seconds: float) -> None:
+        """Waits until every other rank that lives says what stops it, with the limits of `wait_until`."""
+        self.wait_until(lambda: {n.rank for n in self.others() if not n.kind} <= {*self.silent_ranks()}, seconds)
+
     def leave(self) -> None:
-        """Tells that this rank knows enough; rank 0, which holds the notices, waits until all others do that spoke."""
+        """Tells that this rank knows enough; rank 0 waits until all others read what it said, or do that spoke, too."""
         self._has_left = True
         self._wake.set()
-        told = self._num_exchanges + 2  # one may be going on that began before
-        self.wait_until(lambda: self._num_exchanges >= told, self._silent_seconds)
+        posted = self._num_exchanges + 2  # one may be going on that began before
+        self.wait_until(lambda: self._num_exchanges >= posted, self._silent_seconds)
         if self.rank == 0:
-            self.wait_until(lambda: all(n.has_left for n in self.others() if n.kind), self._silent_seconds)
+            self.wait_until(self._may_take_the_board_along, 2 * self._silent_seconds)
+
+    def _may_take_the_board_along(self) -> bool:
+        listening = [n for n in self.others() if n.rank not in self.silent_ranks() and n.kind != "hang"]
+        return all(n.has_left if n.kind else n.beat >= self._read_at_beat.get(n.rank, n.beat + 1) for n in listening)
 
     def end(self) -> None:
         self._ended = True
@@ -107,10 +120,14 @@ class Messenger:
         self._take(self._board.read(range(len(self.hosts)) if everyone else [0]))
         self._answered_at = time.monotonic()
         self._num_exchanges += 1
+        if own.kind and not self._read_at_beat:
+            # A rank posts and then reads: two beats from now, it has read what is there now.
+            self._read_at_beat = {other.rank: other.beat + 2 for other in self.others()}
 
     def _take(self, read: list[Notice]) -> None:
         # A long wait for rank 0, or a machine that was suspended, is not held against the others.
         waited = min(time.monotonic() - self._answered_at, 2 * self._beat_seconds)
+        self._listened_seconds += waited
         notices = list(self.notices)
         for new in read:
             alive = new.beat != notices[new.rank].beat

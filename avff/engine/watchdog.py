@@ -22,8 +22,10 @@ from avff.errors import LOST_RANK_EXIT_CODE, LostRankError, describe
 
 RECORD_SECONDS = 10.0
 """Longest that writing down a hang may take."""
-MEETING_SECONDS = 2.0
+MEETING_SECONDS = 5.0
 """How long a rank with an error of its own waits for others to say the same; after an agreed one they all do at once."""
+HEARING_SECONDS = 10.0
+"""How long a rank that found a hang waits for the others to hear of it, and to show what they are doing."""
 
 LONGEST_BEAT_SECONDS = 1.0
 WATCH_FRACTION = 0.3
@@ -108,7 +110,7 @@ class Watchdog:
                 idle_seconds, num_marks = 0.0, self._num_marks
             self._listen(idle_seconds)
             if idle_seconds >= self.hang_seconds:
-                self._end_run(self._judge(idle_seconds), speaks=True)
+                self._end_run(self._judge(), speaks=True)
 
     def _listen(self, idle_seconds: float) -> None:
         """While this rank waits, hears what the others say; ends with them when one has found that the run hangs."""
@@ -118,14 +120,14 @@ class Watchdog:
             if found and self._messenger.is_curious:
                 self._end_run(found[0].words, speaks=False)
 
-    def _judge(self, idle_seconds: float) -> str:
+    def _judge(self) -> str:
         messenger = self._messenger
         if messenger is None:
             own = Notice(distributed.rank(), os.uname().nodename, 0, self._place)
-            return verdict.about_hang([own], (), idle_seconds)
+            return verdict.about_hang([own], (), self.hang_seconds)
         if not messenger.is_answered:
             return verdict.about_silent_board(messenger.notices[0])
-        return verdict.about_hang(messenger.notices, messenger.silent_ranks(), idle_seconds)
+        return verdict.about_hang(messenger.notices, messenger.silent_ranks(), self.hang_seconds)
 
     def _end_run(self, sentence: str, *, speaks: bool) -> None:
         """Does not return. What every thread of this rank is doing goes to stderr, too."""
@@ -142,8 +144,8 @@ class Watchdog:
         record.start()
         record.join(RECORD_SECONDS)
         if self._messenger:
-            # Rank 0 holds the notices: it stays until every rank that waits has read this one.
-            time.sleep(3 * self._beat_seconds)
+            # Until all ranks that wait have found the same, or heard it: rank 0 takes the notices along.
+            self._messenger.wait_for_all(HEARING_SECONDS)
         launched.note_exit_code(LOST_RANK_EXIT_CODE)
         os._exit(LOST_RANK_EXIT_CODE)
 
@@ -157,9 +159,8 @@ class Watchdog:
         """
         self._num_marks += 1
         if self._is_ending.is_set():
-            time.sleep(
-                2 * RECORD_SECONDS
-            )  # the other thread has found a hang, says more than this and ends the process
+            # The other thread has found a hang, says more than this and ends the process.
+            time.sleep(3 * RECORD_SECONDS)
         if self._messenger is None:
             return LastWords(error, speaks=True, alone=True)
         if _is_lost_connection(error):
@@ -168,7 +169,7 @@ class Watchdog:
 
     def _after_error(self, messenger: Messenger, error: BaseException) -> LastWords:
         messenger.say("stopped", describe(error))
-        messenger.wait_until(lambda: all(other.kind for other in messenger.others()), MEETING_SECONDS)
+        messenger.wait_for_all(MEETING_SECONDS)
         same = [n.rank for n in messenger.others() if n.words == describe(error)]
         messenger.leave()
         rank = distributed.rank()
