@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from free_ports import free_ports
 
 from avff.config import Config, save_config
 
@@ -39,8 +39,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen]]:
     may = subprocess.run(["unshare", "--mount", "--uts", "hostname", "n1"], capture_output=True, check=False)
     if may.returncode:
         pytest.skip(f"no nodes of our own on this machine: {may.stderr.decode().strip()}")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    [port] = free_ports(1)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
     started = []
 

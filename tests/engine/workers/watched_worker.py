@@ -21,15 +21,17 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
 import deepspeed  # noqa: F401  # for the ranks, which are forked from here
 import torch
 import torch.distributed as dist
+from free_ports import free_ports
 
 from avff import distributed
 from avff.config import Config, EngineConfig, FaultsConfig
@@ -39,7 +41,7 @@ from avff.engine.watchdog import Watchdog
 from avff.errors import LOST_RANK_EXIT_CODE, PREEMPTED_EXIT_CODE, ConfigError, describe, exit_code
 
 FAULTY_STEP, LATER_STEP = 3, 5
-LONGEST_CASE_SECONDS = 60
+LONGEST_CASE_SECONDS = 300
 
 
 def train(run_dir: Path, hang_seconds: float, fault: str) -> None:
@@ -166,13 +168,10 @@ def is_stopped(pid: int) -> bool:
 
 def main(folder: str, hang_seconds: str, *cases: str) -> None:
     running: dict[str, list[int]] = {}
-    for case in cases:
+    for case, port in zip(cases, free_ports(len(cases)), strict=True):
         run_dir = Path(folder) / case
         run_dir.mkdir()
         world_size = 1 if case.startswith("alone") else 2
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         running[case] = [
             start_rank(rank, world_size, port, run_dir, float(hang_seconds), case) for rank in range(world_size)
         ]
