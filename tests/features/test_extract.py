@@ -52,16 +52,18 @@ def expected_features(config, sample):
     }
 
 
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_every_level_equals_a_forward_pass_by_hand(few, write_weights, run_extraction, tiny_config, stage):
-    weights = write_weights(stage)
+@pytest.mark.parametrize(
+    ("stage", "sections"), [("pretrain", {}), ("finetune", {}), ("finetune", {"finetune": {"encoders": "lora"}})]
+)
+def test_every_level_equals_a_forward_pass_by_hand(few, write_weights, run_extraction, tiny_config, stage, sections):
+    weights = write_weights(stage, **sections)
     found = {
         level: read_features(
             run_extraction(few.path, name=level, weights=weights, features=FEATURES, level=level).output
         )
         for level in ("clip", "slice", "window")
     }
-    config = tiny_config(stage)
+    config = tiny_config(stage, **sections)
     row = next(row for row in few.rows if row.key == "long")
     expected = expected_features(config, read_sample(few, row))
     mine = {level: [i for i, r in enumerate(table.rows) if r.key == "long"] for level, table in found.items()}
