@@ -40,6 +40,11 @@ def adopt_slurm_environment(environment: MutableMapping[str, str] = os.environ) 
     )
 
 
+def speaks() -> bool:
+    """False in all but the first process that a launcher starts on a machine: all read the same config and refuse it."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"  # not from avff.distributed, which imports torch
+
+
 def note_exit_code(code: int) -> None:
     """Adds a line to the file that AVFF_EXIT_CODE_FILE names, if it is set."""
     if path := os.environ.get(EXIT_CODE_FILE):
