@@ -40,6 +40,8 @@ def load_detector(checkpoint: str, *, config: Config | None = None, device: str 
     stage = open_avff_stage({name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if stage == "finetune":
         return make_open_avff_detector(tensors, path, fit, chosen)
+    if path.suffix == ".safetensors":
+        return load_avff_detector(checkpoint, chosen, config)  # which says that the sidecar is missing
     what = "Open-AVFF's stage 1 or 2" if stage else recognise(tensors, path).title
     raise CheckpointError(
         f"{path}: holds {what}, which has no real/fake head; of published files, Open-AVFF's stage 3 alone judges. To "

@@ -22,6 +22,13 @@ def test_mean_over_windows_then_maximum_over_tracks_per_head():
     assert score.logits == (2, 6, 6)
 
 
+def test_a_head_that_a_detector_does_not_have_stays_absent():
+    windows = [WindowScore("a", track, 0.0, Logits(float(track), None, None)) for track in (0, 1)]
+    score = aggregate(windows)["a"]
+    assert (score.track, score.logits) == (1, Logits(1.0, None, None))
+    assert [track.logits for track in score.tracks] == [Logits(0.0, None, None), Logits(1.0, None, None)]
+
+
 def test_order_of_windows_changes_nothing():
     rng = random.Random(0)
     windows = [

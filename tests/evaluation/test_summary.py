@@ -1,5 +1,6 @@
 """Summaries: which clips enter which number, and what is refused."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -29,6 +30,18 @@ def test_categories_are_measured_against_all_reals(make_rows):
         assert found["auc"]["low"] < expected < found["auc"]["high"]
     assert summary["methods"].keys() == {"blend"}
     assert summary["methods"]["blend"]["num_clips"] == 75
+
+
+def test_a_detector_without_heads_says_so(make_rows):
+    rows = [dataclasses.replace(row, video_fake_logit=None) for row in make_rows()]
+    heads = summarize(Table(rows=rows, expected=len(rows)))["heads"]
+    assert heads["video"]["auc"] == {
+        "value": None,
+        "low": None,
+        "high": None,
+        "reason": "the detector has no such head",
+    }
+    assert heads["audio"]["auc"]["value"] is not None
 
 
 def test_heads_are_measured_against_their_own_labels(make_rows):

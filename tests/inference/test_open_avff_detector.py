@@ -11,6 +11,7 @@ import torch
 from media_files import noise, steady, write_media
 from open_avff_stage3 import SIZE, write_stage_3
 from PIL import Image
+from safetensors.torch import save_file
 from torchvision import transforms
 
 from avff import cli
@@ -179,6 +180,15 @@ def test_files_that_do_not_judge_are_refused_with_the_way_on(stage_3, tiny_confi
     torch.save(weights, tmp_path / "odd.pth")
     with pytest.raises(CheckpointError, match=r"odd\.pth: key mlp_head\.fc2\.bias has shape \[7\], .* \[1024\]"):
         load_detector(str(tmp_path / "odd.pth"), device="cpu")
+
+
+def test_a_bare_safetensors_file_is_read_too(stage_3, tmp_path):
+    weights = torch.load(stage_3)
+    save_file(weights, tmp_path / "stage3.safetensors")
+    assert load_detector(str(tmp_path / "stage3.safetensors"), device="cpu").name == "open-avff"
+    save_file({"own.weight": torch.zeros(2)}, tmp_path / "own.safetensors")
+    with pytest.raises(CheckpointError, match=r"own\.json: no such file; a weight file is a \.safetensors with its"):
+        load_detector(str(tmp_path / "own.safetensors"), device="cpu")
 
 
 def test_baselines_need_a_config(stage_3, shard_directory, capsys):
