@@ -30,8 +30,8 @@ print(model.predict("face_crop.mp4"))  # or model.predict("clip.mp4", box=(x0, y
 """
 CLASSIFIER_LIMITS = """\
 - It judges windows of {seconds:g} s with {crop}, and needs picture and sound; shorter or silent files are refused.
-- Its probability is calibrated on the validation clips at best. Other people, languages, codecs, resolutions and
-  forging methods than those of training change it; measure on your own material before you rely on a threshold.
+- Its probability is not calibrated, and other people, languages, codecs, resolutions and forging methods than those
+  of training change it; measure on your own material before you rely on a threshold.
 - A verdict is a hint for people who look further, not evidence on its own.
 """
 NETWORK_LIMITS = """\

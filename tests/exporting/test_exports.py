@@ -7,6 +7,7 @@ import pytest
 import torch
 from exported import BUILD, VALIDATION
 
+import avff
 from avff.config import save_config
 from avff.exporting.graph import example_inputs
 from avff.exporting.weights import find_model, read_checkpoint
@@ -39,7 +40,7 @@ def test_a_classifier_brings_all_that_scoring_needs_and_where_it_comes_from(run,
     assert (sidecar["licences"], sidecar["non_commercial"]) == (["Apache-2.0", "CC-BY-NC-4.0"], True)
     assert (sidecar["validation"], sidecar["build"], sidecar["step"]) == (VALIDATION, to_dict(BUILD), 6)
     assert (sidecar["trained_on"], sidecar["new"]) == ([{"path": "x", "fingerprint": None}], [])
-    assert find_model(str(output)).threshold == find_model(str(run_dir)).threshold == 0.4
+    assert avff.load_model(output).threshold == avff.load_model(run_dir).threshold == 0.4
     assert run("export", f"{run_dir}:last:raw", "--output", output)[0] == 0
     assert find_model(str(output)).threshold is None  # validation judged the average
 
