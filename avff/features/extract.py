@@ -291,6 +291,8 @@ def describe_extraction(extraction: Extraction) -> str:
     lines = [f"{extraction.output}: {counts}, from {report['num_samples']} of {report['expected']} samples"]
     if left_out:
         lines.append(f"left out: {', '.join(left_out)}; each is named with its reason in {REPORT}")
+    if report["unreadable"]["count"]:
+        lines.append(f"to read the unreadable ones again, delete {extraction.output} and extract anew")
     if report["non_commercial"]:
         lines.append(f"the weights are licensed for non-commercial use only: {', '.join(report['licences'])}")
     if extraction.was_there:
