@@ -159,9 +159,10 @@ def test_what_cannot_be_used_is_listed_and_never_a_row(few, run_extraction, tmp_
     table = read_features(done.output)
     assert [row.key for row in table.rows] == ["long", "two", "last"]
     assert all(np.abs(values).max(axis=1).min() > 0.01 for values in table.arrays.values())
-    assert "3 of 7 samples" in describe_extraction(
-        done
-    ) and "1 NO_FACE, 1 TOO_SHORT, 1 unreadable" in describe_extraction(done)
+    said = describe_extraction(done)
+    assert (
+        "3 of 7 samples" in said and "1 NO_FACE, 1 TOO_SHORT, 1 unreadable" in said and f"delete {done.output}" in said
+    )
 
 
 @pytest.mark.slow
