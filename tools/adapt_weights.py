@@ -10,12 +10,12 @@ from avff import __version__
 from avff.config import Config, Modality, load_config
 from avff.data.trained_on import inherited_records, join_records
 from avff.errors import AvffError, ConfigError
+from avff.exporting.weights import find_model
 from avff.models.adapt_files import WeightFile, adapt_files, licence_notice, open_weights
 from avff.models.importers.registry import SOURCES
 from avff.models.ledger import KeyLedger
 from avff.models.weight_table import describe_file
 from avff.models.weights import make_sidecar, save_weights
-from avff.run_folder import resolve_checkpoint
 
 EPILOG = f"""\
 examples:
@@ -26,8 +26,8 @@ examples:
   python tools/adapt_weights.py --show marlin_vit_base_ytf.encoder.pt
 
 FILE_OR_RUN is a run folder, with :best (the default), :last or :step-N and :raw for weights instead of their moving
-average; one of our .safetensors files with its .json sidecar; or a published .pth, .pt, .ckpt, .bin or .safetensors of
-{", ".join(source.name for source in SOURCES)}.
+average; a model folder; one of our .safetensors files with its .json sidecar; or a published .pth, .pt, .ckpt, .bin or
+.safetensors of {", ".join(source.name for source in SOURCES)}.
 
 Every key of the source and of the target is accounted for in a ledger, which is printed and saved in OUTPUT's JSON
 sidecar; a key that fits nowhere is an error. docs/weights.md says what carries over from each source, and what every
@@ -120,8 +120,8 @@ def open_sources(sources: list[str], formats: list[str]) -> list[tuple[WeightFil
         only, reference = split_modality(text)
         try:
             path = weights_path(reference)
-            is_run = path != Path(reference)
-            name = names.pop(0) if names and not is_run else ""
+            is_file = path == Path(reference)
+            name = names.pop(0) if names and is_file else ""
             opened.append((open_weights(path, "" if name == "auto" else name), only))
         except AvffError as error:
             problems.append(str(error))
@@ -143,10 +143,10 @@ def split_modality(text: str) -> tuple[Modality | None, str]:
 
 
 def weights_path(reference: str) -> Path:
-    """Returns the file that holds the weights of a run, verified; any other reference is a file already."""
+    """Returns the file that holds the weights of a run, verified, or of a model folder; else it is a file already."""
     path = Path(reference)
-    is_run = path.is_dir() or (":" in path.name and not path.exists())
-    return resolve_checkpoint(reference).weights_path if is_run else path
+    is_folder = path.is_dir() or (":" in path.name and not path.exists())
+    return find_model(reference).weights_path if is_folder else path
 
 
 def sidecar(
