@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -32,7 +33,8 @@ def test_the_first_reason_is_kept():
     assert stop.reason == "SIGUSR2"
 
 
-def test_one_ctrl_c_that_arrives_twice_is_one():
+def test_one_ctrl_c_that_arrives_twice_is_one(monkeypatch):
+    monkeypatch.setattr(signals, "SAME_KEYPRESS_SECONDS", 600.0)
     with StopFlag() as stop:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -63,10 +65,37 @@ with signals.StopFlag():
 def test_a_second_ctrl_c_ends_a_process_that_is_stuck_in_native_code():
     with subprocess.Popen([sys.executable, "-c", STUCK_IN_NATIVE_CODE], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"locked\n"
-        for _ in range(2):
+        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            time.sleep(0.01)  # until it waits for the lock
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
             process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
-        assert process.wait(timeout=30) == 130
+            time.sleep(0.3)  # two that arrive together, where the machine is busy, are one: then it takes another
+        assert process.wait(timeout=60) == 130
+
+
+HEARD_LATE = """
+import os, signal, sys, time
+from avff.engine import signals
+signals.SAME_KEYPRESS_SECONDS, signals.STUCK_SECONDS = 2.0, 0.1
+with signals.StopFlag() as stop:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    sys.setswitchinterval(60)  # from here on no other thread runs, as on a machine that is too busy
+    os.kill(os.getpid(), signal.SIGINT)
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        pass
+    sys.setswitchinterval(0.005)
+    time.sleep(1)
+    print(stop.reason)
+"""
+
+
+@pytest.mark.slow
+def test_one_ctrl_c_that_arrives_twice_is_one_although_a_thread_hears_the_second_late():
+    done = subprocess.run([sys.executable, "-c", HEARD_LATE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "SIGINT\n"), done.stderr
 
 
 def test_an_interrupt_after_another_signal_is_the_first_interrupt(monkeypatch):
