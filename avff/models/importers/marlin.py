@@ -45,7 +45,7 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     if any(keys.names(f"{start}decoder.")):
         _put_decoder(keys, conversion, start)
     keys.drop(conversion, f"{start}discriminator.", "judges patches of raw pixels; critics here see normalised ones")
-    leave_out(conversion, config, {"video_decoder.": NO_DECODER}, "a model of pictures alone")
+    leave_out(conversion, config, {"video_decoder.": NO_DECODER}, "the source is a model of pictures alone")
     conversion.notes.append("trained on face crops of 224 pixels, 16 frames, every second one of the video")
     keys.check_all_taken()
     return conversion

@@ -99,7 +99,7 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     if any(keys.names("decoder.")):
         _put_decoder(keys, conversion, names)
     keys.drop(conversion, names.classifier, "classifies actions")
-    leave_out(conversion, config, {"video_decoder.": NO_DECODER}, "a model of pictures alone")
+    leave_out(conversion, config, {"video_decoder.": NO_DECODER}, "the source is a model of pictures alone")
     keys.check_all_taken()
     return conversion
 

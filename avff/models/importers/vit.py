@@ -75,7 +75,7 @@ def _convert(keys: SourceKeys, config: Config, *, half: bool, note: str) -> Conv
     for part, why in DROPPED.items():
         keys.drop(conversion, part, why)
     no_decoder = {"video_decoder.": "a decoder of images fits none of ours"}
-    leave_out(conversion, config, no_decoder, "a model of pictures alone")
+    leave_out(conversion, config, no_decoder, "the source is a model of pictures alone")
     conversion.notes += [
         "an image model: exact on a still clip, save for its class token",
         "positions are equal at all times, so that the order of frames is not in these weights",
