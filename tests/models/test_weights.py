@@ -111,3 +111,54 @@ def test_broken_files_are_named(saved) -> None:
     path.with_suffix(".json").unlink()
     with pytest.raises(CheckpointError, match=r"weights.json is missing beside it"):
         load_weights(path)
+
+
+def test_the_same_decoder_under_its_name_is_the_same_model(saved, odd_config) -> None:
+    path, _, _ = saved
+    named, other = (odd_config(model={"decoder_size": size}) for size in ("tiny", "small"))
+    assert load_initial_weights(build_model(named), path, named) == []
+    with pytest.raises(CheckpointError, match=r"\(model.decoder_size 'tiny' -> 'small'\)"):
+        load_initial_weights(build_model(other), path, other)
+
+
+@pytest.fixture
+def classifier(tmp_path: Path, odd_config):
+    """Writes what a classifier's config makes: `path, config = classifier(**finetune)`."""
+
+    def write(**finetune):
+        config, path = odd_config("finetune", finetune=finetune), tmp_path / "classifier.safetensors"
+        save_weights(path, build_model(config).state_dict(), make_sidecar("a test", config))
+        return path, config
+
+    return write
+
+
+def test_lora_is_new_to_weights_without_it(classifier, odd_config) -> None:
+    path, _ = classifier()
+    lora = odd_config("finetune", finetune={"encoders": "lora"})
+    new = load_initial_weights(build_model(lora), path, lora)
+    assert len(new) == 2 * 4 * 2 * 2 and all(name.endswith(("lora_down", "lora_up")) for name in new)
+    frozen = odd_config("finetune", finetune={"encoders": "freeze"})
+    assert load_initial_weights(build_model(frozen), path, frozen) == []
+
+
+def test_weights_with_lora_are_for_the_same_lora_only(classifier, odd_config) -> None:
+    path, config = classifier(encoders="lora")
+    assert load_initial_weights(build_model(config), path, config) == []
+    for change, told in (
+        ({}, "finetune.encoders 'lora' -> 'train'"),
+        ({"encoders": "lora", "lora_rank": 4}, "finetune.lora_rank 8 -> 4"),
+    ):
+        other = odd_config("finetune", finetune=change)
+        with pytest.raises(CheckpointError, match=rf"made for another config \({told}\); run tools/adapt_weights.py"):
+            load_initial_weights(build_model(other), path, other)
+
+
+def test_what_was_adapted_for_lora_starts_a_network_without_it(classifier, odd_config) -> None:
+    """The file does not hold LoRA's tensors and lists them as new."""
+    path, _ = classifier(encoders="lora")
+    tensors, sidecar = load_weights(path)
+    lora = [name for name in tensors if name.endswith(("lora_down", "lora_up"))]
+    save_weights(path, {name: tensor for name, tensor in tensors.items() if name not in lora}, {**sidecar, "new": lora})
+    plain = odd_config("finetune")
+    assert load_initial_weights(build_model(plain), path, plain) == []
