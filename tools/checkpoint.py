@@ -287,22 +287,30 @@ def run_onnx(arguments: argparse.Namespace) -> int:
     program = graph.export_program(forward, checkpoint.config)
     for path, save in ((arguments.output, graph.write_onnx), (arguments.torch_export, graph.write_torch_export)):
         if path:
-            difference = save(path, program, forward, checkpoint.config)
+            written = save(path, program, forward, checkpoint)
+            print_terms(written.sidecar)
             batches = " and ".join(map(str, graph.BATCHES))
-            print(f"written {path}; its logits differ from torch's by at most {difference:.2g} at batch {batches}")
+            print(
+                f"written {path} and {graph.sidecar_path(path).name}; its logits differ from torch's by at most "
+                f"{written.difference:.2g} at batch {batches}"
+            )
     return 0
 
 
 def write(output: Path, export: Export) -> None:
     save_weights(output, export.tensors, export.sidecar)
-    for parent in export.sidecar["parents"]:
-        print(f"from {parent['what']} ({parent['file']}, sha256 {parent['sha256'][:12]})")
-    terms = ", not for commercial use" if export.sidecar["non_commercial"] else ""
-    print(f"licences: {', '.join(export.sidecar['licences'])}{terms}")
+    print_terms(export.sidecar)
     print(
         f"written {output} ({len(export.tensors)} tensors) and {output.with_suffix('.json').name}, "
         f"sha256 {sha256_of(output)}"
     )
+
+
+def print_terms(sidecar: dict[str, Any]) -> None:
+    for parent in sidecar["parents"]:
+        print(f"from {parent['what']} ({parent['file']}, sha256 {parent['sha256'][:12]})")
+    terms = ", not for commercial use" if sidecar["non_commercial"] else ""
+    print(f"licences: {', '.join(sidecar['licences'])}{terms}")
 
 
 if __name__ == "__main__":

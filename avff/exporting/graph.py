@@ -1,20 +1,26 @@
-"""The classifier as a graph for other runtimes: `torch.export` and ONNX, compared with torch before it is kept."""
+"""The classifier as a graph for other runtimes: `torch.export` and ONNX, compared with torch before it is kept.
+
+Beside `detector.onnx` lies `detector.onnx.json`: what it is, its licences and parents, its inputs and outputs, and how
+much it differed. The graph itself carries its terms as well, for the two may be parted.
+"""
 
 import importlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from avff.config import Config
 from avff.errors import CheckpointError, ConfigError
-from avff.exporting.weights import Checkpoint, require_classifier
-from avff.files import sync
+from avff.exporting.inputs import preprocessing
+from avff.exporting.weights import Checkpoint, describe_export, require_classifier
+from avff.files import sha256_of, sync
 from avff.models.build import build_classifier
 from avff.models.classifier import Classifier
 from avff.models.weights import load_into
@@ -78,44 +84,103 @@ def export_program(forward: Forward, config: Config) -> torch.export.ExportedPro
         )
 
 
-def write_torch_export(path: Path, program: torch.export.ExportedProgram, forward: Forward, config: Config) -> float:
-    """Writes a `.pt2` file for torch.export.load and checks it; returns the largest difference of a logit.
+class Written(NamedTuple):
+    """A graph on the disk.
+
+    Attributes:
+        sidecar: what was written beside it.
+        difference: the largest of a logit from torch's.
+    """
+
+    sidecar: dict[str, Any]
+    difference: float
+
+
+def sidecar_path(path: Path) -> Path:
+    """Returns where a graph's sidecar lies; the whole name stays, since `detector.json` is `detector.safetensors`'s."""
+    return path.with_name(f"{path.name}.json")
+
+
+def write_torch_export(
+    path: Path, program: torch.export.ExportedProgram, forward: Forward, checkpoint: Checkpoint
+) -> Written:
+    """Writes a `.pt2` file for torch.export.load, checks it, and describes it in a sidecar.
 
     Raises:
         CheckpointError: it differs from the network by more than MAX_DIFFERENCE; no file is left.
     """
+    about = describe_graph("torch.export", checkpoint)
     with _unfinished(path) as folder:
-        torch.export.save(program, folder / path.name)
+        torch.export.save(program, folder / path.name, extra_files={"avff.json": json.dumps(_terms(about))})
         graph = torch.export.load(folder / path.name).module()
-        return check_equal(path, forward, config, graph)
+        difference = check_equal(path, forward, checkpoint.config, graph)
+        return _finish(folder / path.name, about, difference, f"torch {torch.__version__}")
 
 
-def write_onnx(path: Path, program: torch.export.ExportedProgram, forward: Forward, config: Config) -> float:
-    """Writes an ONNX file and checks it in onnxruntime; returns the largest difference of a logit.
+def write_onnx(path: Path, program: torch.export.ExportedProgram, forward: Forward, checkpoint: Checkpoint) -> Written:
+    """Writes an ONNX file, checks it in onnxruntime, and describes it in a sidecar and in its `metadata_props`.
 
     Raises:
         CheckpointError: it differs from the network by more than MAX_DIFFERENCE; no file is left.
     """
     import onnxruntime
 
+    about = describe_graph("ONNX", checkpoint)
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in forward.state_dict().values())
     with _unfinished(path) as folder:
-        torch.onnx.export(
-            program,
-            (),
-            str(folder / path.name),
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamo=True,
-            external_data=num_bytes > _MAX_BYTES_INSIDE,
-            verbose=False,
-        )
+        graph = torch.onnx.export(program, (), input_names=INPUTS, output_names=OUTPUTS, dynamo=True, verbose=False)
+        assert graph is not None, "dynamo=True gives a program"
+        graph.model.metadata_props.update(_terms(about))
+        graph.save(str(folder / path.name), external_data=num_bytes > _MAX_BYTES_INSIDE)
         session = onnxruntime.InferenceSession(str(folder / path.name), providers=["CPUExecutionProvider"])
 
         def run(*inputs: Tensor) -> Sequence[Any]:
             return session.run(list(OUTPUTS), {n: x.numpy() for n, x in zip(INPUTS, inputs, strict=True)})
 
-        return check_equal(path, forward, config, run)
+        difference = check_equal(path, forward, checkpoint.config, run)
+        return _finish(folder / path.name, about, difference, f"onnxruntime {onnxruntime.__version__}")
+
+
+def describe_graph(form: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Returns what a graph's sidecar says before the graph is there: that of weights, and how to call it."""
+    clip = checkpoint.config.clip
+    shapes = ((clip.num_frames, 3, clip.image_size, clip.image_size), (clip.num_mel_frames, clip.num_mel_bins))
+    return {
+        **describe_export(f"{form} graph of {checkpoint.what}", [checkpoint], checkpoint.tensors),
+        "inputs": [
+            {"name": name, "dtype": "float32", "shape": ["batch", *shape]}
+            for name, shape in zip(INPUTS, shapes, strict=True)
+        ],
+        "outputs": [
+            {"name": name, "dtype": "float32", "shape": ["batch"], "is": "log-odds of fake"} for name in OUTPUTS
+        ],
+        "preprocessing": preprocessing(checkpoint.config, checkpoint.build),
+        "threshold": checkpoint.reference.threshold,
+    }
+
+
+def _terms(about: dict[str, Any]) -> dict[str, str]:
+    """Returns what a graph says by itself, as text."""
+    return {
+        "what": about["what"],
+        "licences": ", ".join(about["licences"]),
+        "non_commercial": json.dumps(about["non_commercial"]),
+        "parents": json.dumps(about["parents"]),
+    }
+
+
+def _finish(graph: Path, about: dict[str, Any], difference: float, runtime: str) -> Written:
+    """Adds to the sidecar what is known of the finished graph, and writes it."""
+    compared = {
+        "runtime": runtime,
+        "with": f"the network in torch {torch.__version__} on a CPU, in float32",
+        "inputs": f"random ones, {' and '.join(map(str, BATCHES))} at a time",
+        "max_logit_difference": difference,
+    }
+    sha256 = {part.name: sha256_of(part) for part in sorted(graph.parent.iterdir())}
+    sidecar = {**about, "compared": compared, "sha256": sha256}
+    sidecar_path(graph).write_text(json.dumps(sidecar, indent=2) + "\n")
+    return Written(sidecar, difference)
 
 
 def check_equal(path: Path, forward: Forward, config: Config, run: Run) -> float:
@@ -153,7 +218,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
     folder.mkdir()
     try:
         yield folder
-        # A weight file beside the graph comes first: without it the graph is of no use.
+        # What lies beside the graph comes first: without its weights it is of no use, without its terms nobody's.
         for part in sorted(folder.iterdir(), key=lambda part: part.name == path.name):
             sync(part)
             part.replace(path.parent / part.name)

@@ -1,14 +1,17 @@
 """Graphs for other runtimes: any batch size, equal to torch, or no file at all."""
 
+import json
 import sys
 
 import numpy as np
 import pytest
 import torch
+from test_exports import MARLIN
 
 from avff.errors import CheckpointError
 from avff.exporting import graph
 from avff.exporting.weights import find_model, read_checkpoint
+from avff.files import sha256_of
 
 
 @pytest.fixture
@@ -17,22 +20,49 @@ def forward(make_run):
     return graph.load_forward(checkpoint), checkpoint.config
 
 
+def check_sidecar(path, run_dir):
+    """The sidecar brings all that a caller without avff needs, and where the graph comes from."""
+    about = json.loads(path.with_name(f"{path.name}.json").read_text())
+    (parent,) = about["parents"]
+    assert parent["sha256"] == sha256_of(run_dir / "checkpoints/step-8/ema.safetensors")
+    assert parent["parents"] == [MARLIN] and "graph of finetune run 'tiny' at step 8" in about["what"]
+    assert (about["licences"], about["non_commercial"]) == (["Apache-2.0", "CC-BY-NC-4.0"], True)
+    assert about["config"]["stage"] == "finetune" and about["threshold"] == 0.4
+    assert [(i["name"], i["shape"]) for i in about["inputs"]] == [
+        ("video_BTCHW", ["batch", 8, 3, 32, 32]),
+        ("mel_BMF", ["batch", 256, 32]),
+    ]
+    assert tuple(output["name"] for output in about["outputs"]) == graph.OUTPUTS
+    assert about["preprocessing"]["build"]["crop_factor"] == 1.3 and len(about["preprocessing"]["video"]["mean"]) == 3
+    assert 0 <= about["compared"]["max_logit_difference"] <= graph.MAX_DIFFERENCE
+    assert about["sha256"] == {path.name: sha256_of(path)}
+
+
 @pytest.mark.slow
 def test_graphs_equal_the_network_or_are_not_there(run, make_run, tmp_path):
     """One test, for tracing the network takes most of its time."""
-    run_dir, out = make_run(), tmp_path / "out"
+    run_dir, out = make_run(sidecar={"parents": [MARLIN]}), tmp_path / "out"
     code, text, _ = run("onnx", run_dir, "--output", out / "m.onnx", "--torch-export", out / "m.pt2")
     assert code == 0 and text.count("differ from torch's by at most") == 2
-    assert {path.name for path in out.iterdir()} == {"m.onnx", "m.pt2"}
+    assert text.count("licences: Apache-2.0, CC-BY-NC-4.0, not for commercial use") == 2
+    everything = {"m.onnx", "m.onnx.json", "m.pt2", "m.pt2.json"}
+    assert {path.name for path in out.iterdir()} == everything
+    check_sidecar(out / "m.onnx", run_dir)
+    check_sidecar(out / "m.pt2", run_dir)
 
     import onnxruntime
 
     checkpoint = read_checkpoint(find_model(str(run_dir)))
     network = graph.load_forward(checkpoint)
     session = onnxruntime.InferenceSession(str(out / "m.onnx"), providers=["CPUExecutionProvider"])
+    terms = session.get_modelmeta().custom_metadata_map
+    assert terms["licences"] == "Apache-2.0, CC-BY-NC-4.0" and terms["non_commercial"] == "true"
+    assert terms["what"].startswith("ONNX graph of finetune run 'tiny'") and "MARLIN" in terms["parents"]
     names = [tensor.name for tensor in (*session.get_inputs(), *session.get_outputs())]
     assert names == [*graph.INPUTS, *graph.OUTPUTS]
-    program = torch.export.load(out / "m.pt2")
+    inside = {"avff.json": ""}
+    program = torch.export.load(out / "m.pt2", extra_files=inside)
+    assert json.loads(inside["avff.json"])["non_commercial"] == "true"
     module = program.module()
     for batch in (1, 2, 5):
         video_BTCHW, mel_BMF = graph.example_inputs(checkpoint.config, batch)
@@ -47,8 +77,8 @@ def test_graphs_equal_the_network_or_are_not_there(run, make_run, tmp_path):
     with torch.no_grad():
         network.model.audio_head.fc2.bias += 3e-4
     with pytest.raises(CheckpointError, match=r"other\.pt2: logits differ from the network's by 0\.0003"):
-        graph.write_torch_export(out / "other.pt2", program, network, checkpoint.config)
-    assert {path.name for path in out.iterdir()} == {"m.onnx", "m.pt2"}
+        graph.write_torch_export(out / "other.pt2", program, network, checkpoint)
+    assert {path.name for path in out.iterdir()} == everything
 
 
 def test_a_logit_that_is_no_number_is_no_agreement(forward, tmp_path):
