@@ -69,7 +69,7 @@ class Cell:
             assert is_expected(training.wait()), training.log[-6000:]
             happened = [fault for fault in faults if Path(fault.mark).exists()]
             assert happened == list(faults), training.log[-6000:]
-            training.wait_for(lambda: not training.pids(), seconds=10)  # loader workers end with their rank
+            training.wait_for(lambda: not training.pids())  # loader workers end with their rank
             return training.log
 
     @property

@@ -14,6 +14,9 @@ from typing import Any
 
 from worker import Fault
 
+PATIENCE_SECONDS = 900.0
+"""For what takes seconds on a machine that does nothing else; on a busy one it takes what it takes."""
+
 _MARKER = "AVFF_TEST_LAUNCH"
 _HERE = Path(__file__).parent
 
@@ -94,21 +97,21 @@ class Training:
             if self.has_ended:
                 return
 
-    def wait(self, seconds: float = 150) -> int:
+    def wait(self) -> int:
         """Waits for torchrun and returns its code, which tells no more than 0 or not."""
-        self.wait_for(lambda: self.has_ended, seconds)
+        self.wait_for(lambda: self.has_ended)
         return self.process.returncode
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 150) -> None:
+    def wait_for(self, condition: Callable[[], Any]) -> None:
         """Waits until something is so.
 
         Raises:
-            AssertionError: it did not come about while processes ran; with the end of the log.
+            AssertionError: it did not come about; with the end of the log.
         """
-        for _ in _ticks(seconds):
+        for _ in _ticks(PATIENCE_SECONDS):
             if condition():
                 return
-        raise AssertionError(f"waited {seconds} s in vain\n{self.log[-6000:]}")
+        raise AssertionError(f"waited {PATIENCE_SECONDS:g} s in vain\n{self.log[-6000:]}")
 
 
 def _ticks(seconds: float) -> Iterator[None]:

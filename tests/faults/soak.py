@@ -81,8 +81,8 @@ class Soak:
                 training.wait_for(lambda: "at step" in training.log or training.has_ended)
             while is_whole and not training.has_ended and len(self.kills) < self.num_kills:
                 is_whole = self._kill_after(cell, training, LONGEST_WAIT_SECONDS)
-            if is_whole:
-                training.wait()
+            if is_whole and training.wait() != 0:
+                sys.exit(f"{cell.folder}: ended although no rank was killed\n{training.log[-6000:]}")
 
     def _kill_after(self, cell: Cell, training: Training, longest_seconds: float) -> bool:
         """Waits for a random time and kills what is then there; returns whether all ranks are still there."""

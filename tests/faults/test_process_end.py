@@ -1,6 +1,5 @@
 """How a launch ends: codes and words of its ranks, signals through launch/torchrun.sh, and what it leaves behind."""
 
-import json
 import os
 import re
 import signal
@@ -9,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launches import Training
-from little_runs import NUM_STEPS
+from launches import PATIENCE_SECONDS, Training
 
 from avff.json_lines import read_lines
 from avff.run_folder import committed_steps
@@ -19,6 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "launch" / "torchrun.sh"
+LONG = 100_000
+"""Steps."""
 
 
 def rank_codes(log: str) -> set[int]:
@@ -69,24 +69,21 @@ def test_a_refusal_is_heard_although_the_rank_that_speaks_is_the_last(lab, monke
 
 def test_term_to_the_launch_script_saves_and_waits(lab):
     cell = lab.cell("launch_script")
-    # No save of its own before the end: what is there afterwards was saved for the signal.
-    overrides = [f"engine.checkpoint_every_steps={NUM_STEPS}", f"engine.validate_every_steps={NUM_STEPS}"]
+    # Too long to be over before the signal comes, and without a save of its own: what is there was saved for the signal.
+    overrides = [f"{name}={LONG}" for name in ("optim.num_steps", "engine.checkpoint_every_steps")]
+    overrides.append(f"engine.validate_every_steps={LONG}")
     command = [str(SCRIPT), str(cell.config_path), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PROCESSES": "2"}
     with (cell.folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
     try:
-        while not has_lines(cell.run_dir / "metrics.jsonl"):
+        while not any(line["step"] > 0 for line in read_lines(cell.run_dir / "metrics.jsonl")):
             assert process.poll() is None, (cell.folder / "log").read_text()
             time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 75
+        assert process.wait(timeout=PATIENCE_SECONDS) == 75
     finally:
         process.kill()
     assert cell.exit["code"] == 75 and re.match("stopped by SIGUSR2 on rank [01]", cell.exit["reason"])
     assert committed_steps(cell.run_dir) == [cell.exit["step"]]
     assert rank_codes((cell.folder / "log").read_text()) == {75}
-
-
-def has_lines(path: Path) -> bool:
-    return path.is_file() and json.loads((path.read_text().splitlines() or ["{}"])[0]).get("step", 0) > 0

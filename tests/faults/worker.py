@@ -60,12 +60,19 @@ def send(number: signal.Signals) -> Callable[[Fault], None]:
 
 
 def kill_a_loader_worker(fault: Fault) -> None:
-    """Kills the first loader process that is there, at once or as soon as there is one."""
+    """Kills the first loader process that is there, at once or as soon as there is one, and marks it only then."""
     own, command = os.getpid(), Path("/proc/self/cmdline").read_bytes()
+    Path(fault.mark).unlink()
 
     def loader_workers() -> list[int]:
         children = map(int, Path(f"/proc/{own}/task/{own}/children").read_text().split())
-        return [pid for pid in children if Path(f"/proc/{pid}/cmdline").read_bytes() == command]
+        return [pid for pid in children if is_fork(pid)]
+
+    def is_fork(pid: int) -> bool:
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes() == command
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
     def wait_and_kill() -> None:
         while not (found := loader_workers()):
