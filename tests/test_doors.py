@@ -20,7 +20,7 @@ TOOLS = [[str(path), "--help"] for path in [*sorted((ROOT / "tools").glob("*.py"
 
 def run(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=600
     )
 
 

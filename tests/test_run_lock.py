@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,13 +54,19 @@ def test_a_killed_trainer_leaves_the_folder_free(tmp_path):
             pass
 
 
-def test_the_lock_is_waited_for(tmp_path, caplog):
+def test_the_lock_is_waited_for(tmp_path, monkeypatch, caplog):
     caplog.set_level("INFO")
+    monkeypatch.setattr(run_lock, "WAIT_SECONDS", 300.0)
     with held_by_another(tmp_path) as process:
-        ending = subprocess.Popen(["sh", "-c", f"sleep 1; kill {process.pid}"])
+
+        def end_once_it_is_waited_for() -> None:
+            while "still holds it, waiting" not in caplog.text:
+                time.sleep(0.01)
+            process.kill()
+
+        threading.Thread(target=end_once_it_is_waited_for, daemon=True).start()
         with claim(tmp_path):
-            assert "still holds it, waiting" in caplog.text
-        ending.wait()
+            pass
 
 
 def test_a_restarted_job_goes_on_despite_the_lock_of_its_earlier_start(tmp_path, monkeypatch, caplog):
@@ -78,7 +86,7 @@ def test_looking_at_a_free_folder_does_not_hold_it(tmp_path):
         pass
     code = f"from pathlib import Path; from avff.run_lock import holder; print(holder(Path({str(tmp_path)!r})))"
     # Looks, and stays with the file open.
-    looker = "import os, time; os.close = lambda descriptor: (print('looked', flush=True), time.sleep(30));" + code
+    looker = "import os, time; os.close = lambda descriptor: (print('looked', flush=True), time.sleep(900));" + code
     process = subprocess.Popen([sys.executable, "-c", looker], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout.readline() == "looked\n"

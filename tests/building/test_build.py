@@ -3,7 +3,6 @@
 import csv
 import multiprocessing
 import os
-import signal
 import time
 from pathlib import Path
 
@@ -85,15 +84,7 @@ def test_number_of_processes_does_not_matter(media_folder, built, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_killed_and_continued_equals_uninterrupted(media_folder, built, tmp_path, num_workers):
-    output = tmp_path / "shards"
-    process = multiprocessing.get_context("spawn").Process(
-        target=build, args=(media_folder, output), kwargs={"num_workers": num_workers}
-    )
-    process.start()
-    finished = wait_for(lambda: sorted(output.glob("shard-*.tar")) or sorted(output.glob(".parts/part-*.json"))[1:])
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert finished and not (output / "manifest.json").exists()
+    output = kill_in_the_middle(media_folder, tmp_path, num_workers)
     before = {path.name: path.stat().st_mtime_ns for path in output.glob("shard-*.tar")}
     summary = build(media_folder, output)
     assert not summary.already_complete
@@ -101,13 +92,22 @@ def test_killed_and_continued_equals_uninterrupted(media_folder, built, tmp_path
     assert {name: (output / name).stat().st_mtime_ns for name in before} == before  # finished shards are not redone
 
 
-def wait_for(condition, seconds: float = 60):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.002)
-    return None
+def kill_in_the_middle(media_folder: Path, folder: Path, num_workers: int) -> Path:
+    """Returns what a killed build has left; one that was done before it was seen to have begun is no example."""
+    for attempt in range(20):
+        output = folder / str(attempt)
+        process = multiprocessing.get_context("spawn").Process(
+            target=build, args=(media_folder, output), kwargs={"num_workers": num_workers}
+        )
+        process.start()
+        while process.is_alive() and len([*output.glob(".parts/part-*.json"), *output.glob("shard-*.tar")]) < 2:
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        if not (output / "manifest.json").exists():
+            assert [*output.glob(".parts/part-*.json"), *output.glob("shard-*.tar")]
+            return output
+    raise AssertionError("no build was caught in the middle")
 
 
 def test_rerun_does_nothing(media_folder, tmp_path):

@@ -31,7 +31,7 @@ except ShardError as error:
 def test_threads_that_run_out_are_not_blamed_on_the_video(make_sample):
     content = make_sample("a").members["face0.mp4"]
     command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, check=True, input=content, stdout=subprocess.PIPE, timeout=120)
+    done = subprocess.run(command, check=True, input=content, stdout=subprocess.PIPE, timeout=600)
     assert done.stdout.decode().strip() == (
         "ReadError a.tar: face0.mp4: video cannot be decoded on this machine now: Resource temporarily unavailable"
     )

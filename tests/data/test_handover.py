@@ -26,7 +26,7 @@ def limit_files(soft, hard):
 def output_as_nobody(script):
     """Returns the words that a script prints."""
     command = [sys.executable, "-c", PREAMBLE + script]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=120).stdout.split()
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=600).stdout.split()
 
 
 def test_a_sender_waits_while_too_many_values_are_on_their_way():

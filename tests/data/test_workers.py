@@ -22,7 +22,9 @@ from avff.data.workers import read_in_order
 from avff.errors import ReadError, ShardError, TrainingError
 
 ITEMS = range(3, 15)
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 300
+TIMEOUT_SECONDS = 2.0
+"""Of a reading, where one hangs: longer than a busy machine takes for all others."""
 
 
 def read(job, items=ITEMS, *, num_workers=2, prefetch=2, timeout_seconds=PATIENCE_SECONDS):
@@ -265,7 +267,7 @@ def test_a_reading_that_hangs_once_is_tried_again(once, fifo):
                 fifo.open("rb")
         return square(item, slot)
 
-    assert squares(read(hang_once, timeout_seconds=0.5)) == EXPECTED
+    assert squares(read(hang_once, timeout_seconds=TIMEOUT_SECONDS)) == EXPECTED
 
 
 def test_a_reading_that_hangs_twice_is_condemned(fifo):
@@ -275,14 +277,14 @@ def test_a_reading_that_hangs_twice_is_condemned(fifo):
                 fifo.open("rb")
         return square(item, slot)
 
-    results = read(hang, timeout_seconds=0.3)
+    results = read(hang, timeout_seconds=TIMEOUT_SECONDS)
     assert squares(next(results) for _ in range(2)) == EXPECTED[:2]
-    with pytest.raises(ReadError, match=r"^a.tar: sample 'k5': its worker took longer than 0.3 s in 2 attempts$"):
+    with pytest.raises(ReadError, match=r"^a.tar: sample 'k5': its worker took longer than 2 s in 2 attempts$"):
         next(results)
 
 
 def test_a_stopped_worker_is_replaced():
-    results = read(square, num_workers=1, prefetch=1, timeout_seconds=0.3)
+    results = read(square, num_workers=1, prefetch=1, timeout_seconds=TIMEOUT_SECONDS)
     found = [next(results)]
     (worker,) = workers_of(os.getpid())
     worker.suspend()
@@ -298,10 +300,10 @@ def test_time_in_which_nobody_waits_does_not_count(fifo, once):
                 fifo.open("rb").read()
         return square(item, slot)
 
-    results = read(slow, num_workers=1, timeout_seconds=0.5)
+    results = read(slow, num_workers=1, timeout_seconds=TIMEOUT_SECONDS)
     found = [next(results)]
     writer = open_when_read(fifo)
-    time.sleep(1.5)
+    time.sleep(1.5 * TIMEOUT_SECONDS)
     os.close(writer)
     found += results
     assert squares(found) == EXPECTED

@@ -17,7 +17,7 @@ from avff.config import Config, save_config
 pytestmark = pytest.mark.slow
 
 DOCTOR = [sys.executable, "-m", "avff", "doctor"]
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 900
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from avff.config import Config
 from avff.strict_yaml import from_dict
 
 WORKERS = Path(__file__).parent / "workers"
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 1800
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ WORKER = Path(__file__).parent / "workers" / "wandb_worker.py"
 STARTS = [
     # resume step, what it does, how it ends
     (0, "1 2 panel=2 3 4 panel=4 save=4 5 6 kill", -signal.SIGKILL),
-    (4, "5 6 save=6 7 panel=7 8 rewind=6 7 8 panel=8 save=8 crash", -signal.SIGKILL),
+    (4, "5 6 save=6 7 panel=7 8 written rewind=6 7 8 panel=8 save=8 crash", -signal.SIGKILL),
     (8, "9 10 fail", 3),
     (8, "9 10 11 save=11 preempt", 0),
     (11, "12 end", 0),
@@ -60,7 +60,7 @@ def run(command, home, **environment):
     """Runs a program for which nobody is logged in to wandb."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment = {**inherited, "HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, cwd=ROOT, env=environment)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=900, cwd=ROOT, env=environment)
 
 
 def sync(run_dir, *options, **environment):

@@ -31,7 +31,7 @@ def log(tiny_config, tmp_path):
             check=True,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=900,
             env={**inherited, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **environment},
         )
         return done.stdout + done.stderr

@@ -87,7 +87,7 @@ def ask(browser: str, page: Path, script: str, address: str = "") -> Any:
         WIDE_AND_TALL,
     ]
     command = [browser, *options, "--virtual-time-budget=60000", "--dump-dom", f"file://{opened}{address}"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=600)
     found = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.S)
     assert found, done.stderr[-2000:]
     answer = json.loads(html.unescape(found[1]))

@@ -9,7 +9,8 @@ CONFIG: JSON file with plain values. PLAN: words, done in order:
     lose         kills wandb's service, as a scheduler's signal to all processes of a job does
     rewind=N     goes back to step N; later losses differ from those before
     fail         ends as a run does that training stopped, with code 3
-    kill         kill -9, once wandb has written what it was given
+    written      waits until wandb has written the rows before the newest, which it holds back
+    kill         kill -9, once they are
     crash        kill -9 at once
     preempt      ends with code 75
     end          ends with code 0
@@ -25,12 +26,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import psutil
+import wandb
 from made_checkpoints import add_checkpoint
 from PIL import Image
 
 from avff.config import Config
 from avff.engine.metrics_log import MetricsLog
-from avff.engine.wandb_run import FLUSH_SECONDS, report_failure
+from avff.engine.wandb_file import read_records
+from avff.engine.wandb_fragments import Fragment
+from avff.engine.wandb_run import report_failure
 from avff.strict_yaml import from_dict
 
 
@@ -91,8 +95,13 @@ class Worker:
         report_failure(self.config, reason="loss nan", code=3, step=self.step)
         os._exit(3)
 
+    def written(self) -> None:
+        path = Path(wandb.run.settings.sync_file)
+        while self.step - 1 not in Fragment(path.parent, read_records(path)).rows:
+            time.sleep(0.1)
+
     def kill(self) -> None:
-        time.sleep(FLUSH_SECONDS + 1)
+        self.written()
         self.crash()
 
     def crash(self) -> None:
