@@ -14,7 +14,7 @@ from avff.models.adapt import Adapted, adapt_conversion, merge, only_modality
 from avff.models.adapt_stages import adapt_weights
 from avff.models.importers.reading import read_published
 from avff.models.importers.registry import recognise, source_named
-from avff.models.importers.source import Source, SourceKeys
+from avff.models.importers.source import Source, convert
 from avff.models.ledger import KeyLedger
 from avff.models.weights import OWN_LICENCE, load_weights, parent_of, read_sidecar
 from avff.strict_yaml import from_dict
@@ -98,9 +98,7 @@ def adapt_file(file: WeightFile, only: Modality | None, target: Config) -> Adapt
         config = from_dict(Config, file.sidecar["config"], where=str(file.path.with_suffix(".json")))
         left_out = file.sidecar.get("new", [])
         return Adapted(where, *adapt_weights(file.tensors, config, target, left_out, only=only, where=where))
-    keys = SourceKeys(file.tensors, where)
-    conversion = file.source.convert(keys, target)
-    keys.check_all_taken()
+    conversion = convert(file.source, file.tensors, where, target)
     if only:
         conversion = only_modality(conversion, only, where, file.tensors)
     adapted = adapt_conversion(conversion, file.source, target, where=where, file_keys=file.tensors)

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from avff.config import Config, Modality
 from avff.models.encoder import Encoder
-from avff.models.importers.source import Conversion, Source, SourceKeys
+from avff.models.importers import source as importing
+from avff.models.importers.source import Conversion, Source
 from avff.models.patches import audio_grid, join_slices, patchify_audio, patchify_video, video_grid
 
 TOLERANCE = 1e-4
@@ -15,7 +16,7 @@ TOLERANCE = 1e-4
 
 
 def convert(source: Source, weights: Mapping[str, Tensor], config: Config) -> Conversion:
-    return source.convert(SourceKeys(weights, "published.pth"), config)
+    return importing.convert(source, weights, "published.pth", config)
 
 
 def encoder_with(tensors: Mapping[str, Tensor], modality: Modality, config: Config) -> Encoder:

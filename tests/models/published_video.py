@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from avff.config import IMAGENET_MEAN, IMAGENET_STD, Config
 from avff.models.build import build_model
 from avff.models.classifier import Classifier
-from avff.models.importers.source import Conversion, Source, SourceKeys
+from avff.models.importers import source as importing
+from avff.models.importers.source import Conversion, Source
 from avff.models.patches import patchify_video
 from avff.models.pretrain import PretrainModel
 
@@ -364,8 +365,7 @@ def convert(source: Source, weights: Weights, config: Config) -> Conversion:
 
     A decoder that the target cannot take is the adaptation's business; all else has to fit.
     """
-    keys = SourceKeys(weights, "published.pt")
-    conversion = source.convert(keys, config)
+    conversion = importing.convert(source, weights, "published.pt", config)
     used = {word for text in conversion.made_of.values() for word in re.split("[, ]+", text)}
     assert set(weights) == set(conversion.dropped) | (used & set(weights))
     assert not set(conversion.dropped) & used

@@ -15,7 +15,7 @@ from avff.models.adapt_stages import adapt_weights
 from avff.models.importers.audiomae import AUDIOMAE
 from avff.models.importers.cav_mae import CAV_MAE
 from avff.models.importers.marlin import MARLIN
-from avff.models.importers.source import SourceKeys
+from avff.models.importers.source import convert
 from avff.models.patches import patchify_audio
 from avff.models.weights import load_into
 
@@ -43,9 +43,7 @@ def target(odd_config):
 
 
 def adapted(source, weights, config, only=None):
-    keys = SourceKeys(weights, source.name)
-    conversion = source.convert(keys, config)
-    keys.check_all_taken()
+    conversion = convert(source, weights, source.name, config)
     if only:
         conversion = only_modality(conversion, only, source.name, weights)
     return Adapted(source.name, *adapt_conversion(conversion, source, config, file_keys=weights))
@@ -173,7 +171,7 @@ def test_a_key_that_nobody_accounts_for_is_an_error(marlin, target) -> None:
     with pytest.raises(CheckpointError, match=r"unexpected key encoder\.norm2\.bias \(nearest: encoder\.norm\.bias"):
         adapted(MARLIN, {**marlin, "encoder.norm2.bias": torch.zeros(96)}, target())
     config = target()
-    conversion = MARLIN.convert(SourceKeys(marlin, "marlin"), config)
+    conversion = convert(MARLIN, marlin, "marlin", config)
     del conversion.left_out["v2a."]
     conversion.tensors["video_encoder.stack.nrm.bias"] = conversion.tensors.pop("video_encoder.stack.norm.bias")
     with pytest.raises(CheckpointError) as caught:

@@ -1,7 +1,6 @@
 """What holds for AudioMAE, CAV-MAE and HAVIC alike: their published layouts, who recognises them, and no key lost."""
 
 import argparse
-import re
 from collections.abc import Callable
 
 import pytest
@@ -104,10 +103,10 @@ EXTRA_INSIDE = {
     CAV_MAE: "blocks_u.0.norm3_a.weight",
     HAVIC: "visual_encoder.blocks.0.gamma_1",
 }
-MISSING_AND_NEAREST = {
-    AUDIOMAE: ("blocks.2.attn.qkv.bias", r"blocks\.\d\.attn\.qkv\.bias"),
-    CAV_MAE: ("norm_a.weight", r"norm_v\.weight"),
-    HAVIC: ("audio_encoder.blocks.1.attn.q_bias", r"audio_encoder\.blocks\.\d\.attn\.q_bias"),
+MISSING = {
+    AUDIOMAE: "blocks.2.attn.qkv.bias",
+    CAV_MAE: "norm_a.weight",
+    HAVIC: "audio_encoder.blocks.1.attn.q_bias",
 }
 
 
@@ -119,14 +118,13 @@ def test_an_extra_key_inside_an_encoder_is_an_error(config, source, layout) -> N
 
 
 @published
-def test_a_missing_key_is_an_error_that_names_the_nearest(config, source, layout) -> None:
+def test_a_missing_key_is_an_error(config, source, layout) -> None:
+    """The same key of another block is not what its name was meant to be."""
     weights = little(source, layout)
-    name, nearest = MISSING_AND_NEAREST[source]
-    del weights[name]
-    with pytest.raises(
-        CheckpointError, match=rf"published\.pth: missing key {re.escape(name)} \(nearest there: .*{nearest}"
-    ):
+    del weights[MISSING[source]]
+    with pytest.raises(CheckpointError) as caught:
         convert(source, weights, config())
+    assert str(caught.value) == f"published.pth: missing key {MISSING[source]}"
 
 
 @published

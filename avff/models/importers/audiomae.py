@@ -37,6 +37,8 @@ LAYER_NORM_EPS = 1e-6
 MEL = (-4.2677393, 2 * 4.5689974)
 """It divides by twice the standard deviation of AudioSet."""
 MEL_FRAME_MS = 10.0
+NUM_POSITIONS = 513
+"""Of the published files: the class token's, and those of 64 x 8 patches."""
 
 CLASS_TOKEN = "a class token, which our encoder has no place for"
 WITHOUT_CLASS_TOKEN = (
@@ -65,7 +67,6 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     keys.drop(conversion, "mask_token", DECODER)
     keys.drop(conversion, "decoder_", DECODER)
     keys.drop(conversion, "head.", "the classifier of AudioSet's sound events")
-    keys.check_all_taken()
     conversion.notes.append(WITHOUT_CLASS_TOKEN)
     note_time_scale(conversion, config, MEL_FRAME_MS)
     leave_out(conversion, config, {"audio_decoder.": DECODER}, "a model of sound alone")
@@ -74,7 +75,7 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
 
 def _put_table(keys: SourceKeys, conversion: Conversion, config: Config, width: int) -> None:
     """Copies the rows of the target's tokens and leaves the class token's, row 0, behind."""
-    table_1LD = keys.take("pos_embed", 1, -1, width)
+    table_1LD = keys.take("pos_embed", 1, -1, width, typical=NUM_POSITIONS)
     num_tokens = table_1LD.shape[1] - 1
     mel_time_steps(num_tokens, "pos_embed", keys)
     target = (config.clip.num_mel_frames // PATCH[0], config.clip.num_mel_bins // PATCH[1])
@@ -107,7 +108,7 @@ def _put_final_norm(keys: SourceKeys, conversion: Conversion, width: int) -> Non
     if "fc_norm.weight" in keys:
         fill_token_norm(keys, conversion, "audio_encoder.", "fc_norm", width)
     else:
-        put_layer(keys, conversion, "audio_encoder.stack.norm", "norm")
+        put_layer(keys, conversion, "audio_encoder.stack.norm", "norm", width)
 
 
 AUDIOMAE = Source(

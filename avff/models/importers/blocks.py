@@ -7,6 +7,7 @@ from avff.config import IMAGENET_MEAN, IMAGENET_STD, MODEL_SIZES, Config, Transf
 from avff.errors import CheckpointError
 from avff.models.build import build_model
 from avff.models.importers.source import Conversion, SourceKeys
+from avff.models.transformer import MLP_RATIO
 
 
 def encoder_size(width: int, depth: int, where: str) -> TransformerSize:
@@ -24,21 +25,22 @@ def encoder_size(width: int, depth: int, where: str) -> TransformerSize:
     )
 
 
-def qkv_bias(keys: SourceKeys, prefix: str, width: int) -> tuple[Tensor, str, bool]:
+def qkv_bias(keys: SourceKeys, prefix: str, width: int, wanted: str = "") -> tuple[Tensor, str, bool]:
     """Returns the bias of a fused qkv layer in whatever form the source keeps it (AVFF-SPEC §3.5, rule 2).
 
     A key's bias cancels in the softmax, so that none, or zeros, mean the same.
 
     Args:
         prefix: of the attention, ending in a dot.
+        wanted: the form that it has to have, `q_bias` or `qkv.bias`; empty: whichever is there.
 
     Returns:
         the bias, the keys it was made of, and whether the source has one at all.
     """
-    if f"{prefix}q_bias" in keys:
+    if wanted == "q_bias" or f"{prefix}q_bias" in keys:
         q, v = keys.take(f"{prefix}q_bias", width), keys.take(f"{prefix}v_bias", width)
         return torch.cat([q, torch.zeros_like(q), v]), f"{prefix}q_bias, 0, {prefix}v_bias", True
-    if f"{prefix}qkv.bias" in keys:
+    if wanted == "qkv.bias" or f"{prefix}qkv.bias" in keys:
         return keys.take(f"{prefix}qkv.bias", 3 * width), f"{prefix}qkv.bias", True
     return torch.zeros(3 * width), "", False
 
@@ -50,6 +52,7 @@ def put_block(
     theirs: str,
     width: int,
     *,
+    bias: str = "",
     norm1: str = "norm1",
     norm2: str = "norm2",
     fc1: str = "mlp.fc1",
@@ -59,18 +62,26 @@ def put_block(
 
     Args:
         ours, theirs: beginnings of the block's keys, each ending in a dot.
+        bias: the form of the attention's bias, as `qkv_bias` wants it.
         norm1, norm2, fc1, fc2: what the source calls them.
     """
     plain = {"norm1": norm1, "norm2": norm2, "attn.proj": "attn.proj", "mlp.fc1": fc1, "mlp.fc2": fc2}
     for own, their in plain.items():
-        put_layer(keys, conversion, f"{ours}{own}", f"{theirs}{their}")
+        put_layer(keys, conversion, f"{ours}{own}", f"{theirs}{their}", *layer_shape(own, width))
     name = f"{theirs}attn.qkv.weight"
     conversion.put(f"{ours}attn.qkv.weight", keys.take(name, 3 * width, width), name)
-    bias, made_of, has_bias = qkv_bias(keys, f"{theirs}attn.", width)
+    values, made_of, has_bias = qkv_bias(keys, f"{theirs}attn.", width, bias)
     if has_bias:
-        conversion.put(f"{ours}attn.qkv.bias", bias, made_of)
+        conversion.put(f"{ours}attn.qkv.bias", values, made_of)
     else:
-        conversion.fill(f"{ours}attn.qkv.bias", bias, "0: its attention has no bias")
+        conversion.fill(f"{ours}attn.qkv.bias", values, "0: its attention has no bias")
+
+
+def layer_shape(name: str, width: int) -> tuple[int, ...]:
+    """Returns the shape of the weight of one layer of a block of ours, such as `mlp.fc1`."""
+    hidden = MLP_RATIO * width
+    shapes = {"attn.proj": (width, width), "mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+    return shapes.get(name, (width,))
 
 
 def put_biased_block(
@@ -82,14 +93,13 @@ def put_biased_block(
         bias: what the attention calls it, or the first of its parts.
         names: as those of `put_block`.
     """
-    keys.take(f"{theirs}attn.{bias}")
-    put_block(keys, conversion, ours, theirs, width, **names)
+    put_block(keys, conversion, ours, theirs, width, bias=bias, **names)
 
 
-def put_layer(keys: SourceKeys, conversion: Conversion, ours: str, theirs: str) -> None:
-    """Maps the weight and the bias of a norm or a linear layer."""
-    for kind in ("weight", "bias"):
-        conversion.put(f"{ours}.{kind}", keys.take(f"{theirs}.{kind}"), f"{theirs}.{kind}")
+def put_layer(keys: SourceKeys, conversion: Conversion, ours: str, theirs: str, *shape: int) -> None:
+    """Maps the weight, which has that shape, and the bias of a norm or a linear layer."""
+    for kind, wanted in (("weight", shape), ("bias", shape[:1])):
+        conversion.put(f"{ours}.{kind}", keys.take(f"{theirs}.{kind}", *wanted), f"{theirs}.{kind}")
 
 
 def fill_token_norm(keys: SourceKeys, conversion: Conversion, encoder: str, pooled_norm: str, width: int) -> None:

@@ -68,7 +68,6 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     keys.drop(conversion, "mask_token", DECODER)
     keys.drop(conversion, "decoder_", DECODER)
     keys.drop(conversion, "mlp_head.", "the classifier of sound events")
-    keys.check_all_taken()
     conversion.notes.append("an image model: motion within a tubelet is averaged until training tells its frames apart")
     if any(name.startswith("mlp_head.") for name in conversion.dropped):
         conversion.notes.append(FINETUNED)
@@ -92,7 +91,7 @@ def _put_tower(keys: SourceKeys, conversion: Conversion, modality: Modality, wid
         names = {"bias": "qkv.bias", "norm1": f"norm1_{letter}", "norm2": f"norm2_{letter}"}
         put_biased_block(keys, conversion, f"{ours}stack.blocks.{own + n}.", f"blocks_u.{n}.", width, **names)
     _part_from_shared(conversion, f"{ours}stack.blocks.")
-    put_layer(keys, conversion, f"{ours}stack.norm", f"norm_{letter}")
+    put_layer(keys, conversion, f"{ours}stack.norm", f"norm_{letter}", width)
     theirs = f"modality_{letter}"
     conversion.put(f"{ours}modality_embedding", keys.take(theirs, 1, 1, width), theirs)
 
@@ -117,7 +116,7 @@ def _put_picture_patches(keys: SourceKeys, conversion: Conversion, width: int) -
 
 def _put_picture_table(keys: SourceKeys, conversion: Conversion, config: Config, width: int) -> None:
     """Repeats the picture's positions at every time step of the target."""
-    table_1LD = keys.take("pos_embed_v", 1, -1, width)
+    table_1LD = keys.take("pos_embed_v", 1, -1, width, typical=196)
     side = math.isqrt(table_1LD.shape[1])
     if side**2 != table_1LD.shape[1]:
         raise CheckpointError(f"{keys.where}: pos_embed_v has {table_1LD.shape[1]} positions, not those of a square")

@@ -98,7 +98,6 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     _put_video_encoder(keys, conversion)
     for prefix, why in DROPPED.items():
         keys.drop(conversion, prefix, why)
-    keys.check_all_taken()
     conversion.notes += [WITHOUT_CLASS_TOKENS, STRETCHED]
     leave_out(conversion, config, LEFT_OUT, HEADS)
     return conversion
@@ -113,7 +112,7 @@ def _put_audio_encoder(keys: SourceKeys, conversion: Conversion) -> None:
     encoder_size(width, depth, keys.where)
     for n in range(depth):
         put_biased_block(keys, conversion, f"{ours}stack.blocks.{n}.", f"{theirs}blocks.{n}.", width)
-    put_layer(keys, conversion, f"{ours}stack.norm", f"{theirs}norm")
+    put_layer(keys, conversion, f"{ours}stack.norm", f"{theirs}norm", width)
 
 
 def _put_video_encoder(keys: SourceKeys, conversion: Conversion) -> None:
@@ -126,7 +125,7 @@ def _put_video_encoder(keys: SourceKeys, conversion: Conversion) -> None:
     mlp = {"fc1": "mlp.layers.0.linear", "fc2": "mlp.layers.1.linear"}
     for n in range(depth):
         put_biased_block(keys, conversion, f"{ours}stack.blocks.{n}.", f"{theirs}blocks.{n}.", width, **mlp)
-    put_layer(keys, conversion, f"{ours}stack.norm", f"{theirs}norm")
+    put_layer(keys, conversion, f"{ours}stack.norm", f"{theirs}norm", width)
 
 
 def _put_video_patches(keys: SourceKeys, conversion: Conversion) -> int:
@@ -144,8 +143,8 @@ def _put_video_patches(keys: SourceKeys, conversion: Conversion) -> int:
 def _put_video_table(keys: SourceKeys, conversion: Conversion, width: int) -> None:
     """Copies the fixed table; one class token per time step tells how many there are."""
     name = "visual_encoder.pos_embedding.emb"
-    table_1LD = keys.take(name, 1, -1, width)
-    time = keys.take("visual_encoder.cls_tokens", 1, -1, width).shape[1]
+    table_1LD = keys.take(name, 1, -1, width, typical=1568)
+    time = keys.take("visual_encoder.cls_tokens", 1, -1, width, typical=8).shape[1]
     conversion.dropped["visual_encoder.cls_tokens"] = SEGMENTS
     side = math.isqrt(table_1LD.shape[1] // time)
     if time * side**2 != table_1LD.shape[1]:

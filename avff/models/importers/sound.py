@@ -38,7 +38,7 @@ def put_mel_major_table(keys: SourceKeys, conversion: Conversion, theirs: str, w
     Raises:
         CheckpointError: a missing key, or rows that are no whole number of time steps.
     """
-    table_1LD = keys.take(theirs, 1, -1, width)
+    table_1LD = keys.take(theirs, 1, -1, width, typical=512)
     time = mel_time_steps(table_1LD.shape[1], theirs, keys)
     table_1LD = rearrange(table_1LD, "one (f t) d -> one (t f) d", f=MEL_ROWS)
     conversion.put("audio_encoder.position_table", table_1LD, theirs)

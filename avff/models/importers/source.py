@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from avff.config import Config, Modality
@@ -65,12 +66,18 @@ class Conversion:
 
 
 class SourceKeys:
-    """The tensors of a published file; whoever reads one takes it, and what nobody took is an error."""
+    """The tensors of a published file; whoever reads one takes it, and what nobody took is an error.
+
+    A key that is missing or has another shape stops nobody at once: it is written down, zeros stand in for it, and
+    `check_all_taken` tells all of them together.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], where: str):
         self.where = where
         self._tensors = dict(tensors)
         self._taken: set[str] = set()
+        self._missing: list[str] = []
+        self._misshapen: dict[str, tuple[int, ...]] = {}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -83,30 +90,34 @@ class SourceKeys:
         return (name for name in self._tensors if name.startswith(prefix))
 
     def depth(self, prefix: str) -> int:
-        """Returns how many numbered modules there are below `prefix`, such as `blocks.`."""
-        return len({name.removeprefix(prefix).split(".")[0] for name in self.names(prefix)})
+        """Returns how many numbered modules there are below `prefix`, such as `blocks.`; one that lacks counts, too."""
+        numbers = {name.removeprefix(prefix).split(".")[0] for name in self.names(prefix)}
+        return max((int(number) + 1 for number in numbers if number.isdecimal()), default=0)
 
-    def take(self, name: str, *shape: int) -> Tensor:
-        """Returns a tensor and counts it as used.
+    def take(self, name: str, *shape: int, typical: int | None = None) -> Tensor:
+        """Returns a tensor and counts it as used; zeros where `check_all_taken` will tell that it is not there.
 
         Args:
             shape: that it has to have; -1 is any size, none is any shape.
+            typical: the size that stands in for -1 where the key is missing.
 
         Raises:
-            CheckpointError: the file has no such key (names the nearest), or of another shape.
+            CheckpointError: zeros cannot stand in, for no size is known; all problems up to here are told.
         """
-        if name not in self._tensors:
-            near = difflib.get_close_matches(name, self._tensors, n=2, cutoff=0.6)
-            raise CheckpointError(
-                f"{self.where}: missing key {name}" + (f" (nearest there: {', '.join(near)})" if near else "")
-            )
-        tensor = self._tensors[name]
-        if shape and (
-            len(shape) != tensor.ndim or any(w not in (-1, s) for w, s in zip(shape, tensor.shape, strict=True))
-        ):
-            raise CheckpointError(f"{self.where}: key {name} has shape {list(tensor.shape)}, expected {list(shape)}")
+        tensor = self._tensors.get(name)
         self._taken.add(name)
-        return tensor
+        if tensor is not None and _fits(tuple(tensor.shape), shape):
+            return tensor
+        if tensor is not None:
+            self._misshapen[name] = shape
+        elif name not in self._missing:
+            self._missing.append(name)
+        found = tensor.shape if tensor is not None and tensor.ndim == len(shape) else [typical] * len(shape)
+        sizes = [size if wanted < 0 else wanted for wanted, size in zip(shape, found, strict=True)]
+        known = [size for size in sizes if size is not None]
+        if not shape or len(known) < len(sizes):
+            raise CheckpointError("\n".join(self._wrong()))
+        return torch.zeros(known)
 
     def drop(self, conversion: Conversion, prefix: str, why: str) -> None:
         """Counts every key that begins with `prefix` as looked at and left behind; none is fine."""
@@ -115,15 +126,47 @@ class SourceKeys:
                 self._taken.add(name)
                 conversion.dropped[name] = why
 
-    def check_all_taken(self, expected: Collection[str] = ()) -> None:
-        """Raises CheckpointError with every key that nobody took, and the nearest of those that were."""
-        lost = [name for name in self._tensors if name not in self._taken]
-        problems = []
-        for name in lost:
-            near = difflib.get_close_matches(name, expected or self._taken, n=2, cutoff=0.6)
-            problems.append(f"{self.where}: unexpected key {name}" + (f" (nearest: {', '.join(near)})" if near else ""))
+    def check_all_taken(self) -> None:
+        """Raises CheckpointError with every missing and misshapen key, and every one that nobody took."""
+        problems = self._wrong()
+        for name in self._left():
+            # What has its name wrong comes before what is there under its own name.
+            near = _nearest(name, self._missing) or _nearest(name, self._taken)
+            problems.append(f"{self.where}: unexpected key {name}{near}")
         if problems:
             raise CheckpointError("\n".join(problems))
+
+    def _wrong(self) -> list[str]:
+        """Returns what is missing, with the nearest of the keys that nobody took, and what has another shape."""
+        left = self._left()
+        problems = [f"{self.where}: missing key {name}{_nearest(name, left, ' there')}" for name in self._missing]
+        for name, shape in self._misshapen.items():
+            wanted = ", ".join("any" if size < 0 else str(size) for size in shape)
+            problems.append(
+                f"{self.where}: key {name} has shape {list(self._tensors[name].shape)}, expected [{wanted}]"
+            )
+        return problems
+
+    def _left(self) -> list[str]:
+        return [name for name in self._tensors if name not in self._taken]
+
+
+def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    if not wanted:
+        return True
+    return len(shape) == len(wanted) and all(w in (-1, size) for size, w in zip(shape, wanted, strict=True))
+
+
+def _nearest(name: str, names: Collection[str], where: str = "") -> str:
+    """Returns words about what a name may stand for; never a key of another block, which has a place of its own."""
+    same_block = [other for other in names if _block(other) == _block(name)]
+    near = difflib.get_close_matches(name, same_block, n=2, cutoff=0.6)
+    return f" (nearest{where}: {', '.join(near)})" if near else ""
+
+
+def _block(name: str) -> str:
+    """Returns the number of the block that a key belongs to; empty where it belongs to none."""
+    return next((part for part in name.split(".") if part.isdecimal()), "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +180,8 @@ class Source:
         non_commercial: whether that licence, or having none, forbids commercial use.
         url: where a user gets it.
         recognises: tells by key names and shapes whether a file is of this kind.
-        convert: turns the tensors into ours for the networks of a config; has to take every key.
+        convert: turns the tensors into ours for the networks of a config; has to take every key, which the function
+            `convert` sees to.
     """
 
     name: str
@@ -147,3 +191,19 @@ class Source:
     url: str
     recognises: Callable[[Shapes], bool]
     convert: Callable[[SourceKeys, Config], Conversion]
+
+
+def convert(source: Source, tensors: Mapping[str, Tensor], where: str, config: Config) -> Conversion:
+    """Turns the tensors of a published file into ours.
+
+    Args:
+        where: the file, for messages.
+
+    Raises:
+        CheckpointError: keys are missing, misshapen or unexpected: lists all of them, with the nearest names; or the
+            file does not fit the networks of `config`.
+    """
+    keys = SourceKeys(tensors, where)
+    conversion = source.convert(keys, config)
+    keys.check_all_taken()
+    return conversion

@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from avff.config import Config
-from avff.models.importers.blocks import encoder_size, fill_token_norm, leave_out, put_biased_block, put_layer
+from avff.models.importers.blocks import (
+    encoder_size,
+    fill_token_norm,
+    layer_shape,
+    leave_out,
+    put_biased_block,
+    put_layer,
+)
 from avff.models.importers.source import Conversion, Shapes, Source, SourceKeys
 from avff.models.importers.video import (
     TUBELET,
@@ -33,7 +40,7 @@ def _put_hub_block(keys: SourceKeys, conversion: Conversion, ours: str, theirs: 
         "mlp.fc2": "output.dense",
     }
     for own, their in layers.items():
-        put_layer(keys, conversion, f"{ours}{own}", f"{theirs}{their}")
+        put_layer(keys, conversion, f"{ours}{own}", f"{theirs}{their}", *layer_shape(own, width))
     attention = f"{theirs}attention.attention."
     names = [f"{attention}{part}.weight" for part in ("query", "key", "value")]
     weight = torch.cat([keys.take(name, width, width) for name in names])
@@ -100,7 +107,6 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
         _put_decoder(keys, conversion, names)
     keys.drop(conversion, names.classifier, "classifies actions")
     leave_out(conversion, config, {"video_decoder.": NO_DECODER}, "the source is a model of pictures alone")
-    keys.check_all_taken()
     return conversion
 
 
@@ -118,7 +124,7 @@ def _put_encoder(keys: SourceKeys, conversion: Conversion, names: _Names) -> Non
     if "fc_norm.weight" in keys:
         fill_token_norm(keys, conversion, "video_encoder.", "fc_norm", width)
     else:
-        put_layer(keys, conversion, "video_encoder.stack.norm", names.norm)
+        put_layer(keys, conversion, "video_encoder.stack.norm", names.norm, width)
 
 
 def _put_decoder(keys: SourceKeys, conversion: Conversion, names: _Names) -> None:
@@ -127,7 +133,7 @@ def _put_decoder(keys: SourceKeys, conversion: Conversion, names: _Names) -> Non
     conversion.fill("video_decoder.position_table", table_1LD, COMPUTED_TABLE)
     for i in range(keys.depth(names.decoder_blocks)):
         names.put_block(keys, conversion, f"video_decoder.stack.blocks.{i}.", f"{names.decoder_blocks}{i}.", width)
-    put_layer(keys, conversion, "video_decoder.stack.norm", "decoder.norm")
+    put_layer(keys, conversion, "video_decoder.stack.norm", "decoder.norm", width)
     values = 3 * math.prod(TUBELET)
     for kind, shape in (("weight", (values, width)), ("bias", (values,))):
         rows = _colour_first(keys.take(f"decoder.head.{kind}", *shape))
