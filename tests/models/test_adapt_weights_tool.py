@@ -202,3 +202,19 @@ def test_nonsense_on_the_command_line_is_refused(configs, published, capsys) -> 
         with pytest.raises(SystemExit) as caught:
             adapt_weights.main([str(argument) for argument in arguments])
         assert caught.value.code == 2 and "--to" in capsys.readouterr().err
+
+
+def test_an_exported_encoder_comes_back(tmp_path: Path, odd_config, run) -> None:
+    """As tools/checkpoint.py export --what encoders --modality audio writes it: its sidecar lists what is not there."""
+    source, weights, config = odd_config(), tmp_path / "audio.safetensors", tmp_path / "stage3.yaml"
+    state = build_model(source).state_dict()
+    kept = {name: tensor for name, tensor in state.items() if name.startswith("audio_encoder.")}
+    save_weights(weights, kept, make_sidecar("audio encoder", source, new=[name for name in state if name not in kept]))
+    save_config(odd_config("finetune"), config)
+    for prefix in ("", "audio="):
+        code, said, problem = run("--from", f"{prefix}{weights}", "--to", config, "--dry-run")
+        assert code == 0, problem
+        assert f"mapped        {len(kept):3d}  audio_encoder {len(kept)}\nnew" in said
+    assert "the source file does not hold it" in said
+    code, _, problem = run("--from", f"video={weights}", "--to", config, "--dry-run")
+    assert code == 2 and "audio.safetensors: holds no video encoder" in problem
