@@ -33,7 +33,7 @@ from typing import Any
 from avff.config import Config, load_config
 from avff.errors import CheckpointError
 from avff.files import sha256_of
-from avff.strict_yaml import from_dict
+from avff.sidecar import config_of, read_sidecar, written_by
 
 logger = logging.getLogger(__name__)
 
@@ -184,7 +184,10 @@ def resolve_checkpoint(reference: str) -> CheckpointRef:
     run_dir, step = find_checkpoint(reference.removesuffix(":raw"))
     directory = checkpoint_dir(run_dir, step)
     weights = _verified_weights(directory, raw=reference.endswith(":raw"))
-    return CheckpointRef(run_dir, step, directory, weights, load_config(run_dir / "config.yaml"), read_state(directory))
+    state = read_state(directory)
+    with written_by(state):
+        config = load_config(run_dir / "config.yaml")
+    return CheckpointRef(run_dir, step, directory, weights, config, state)
 
 
 def find_checkpoint(reference: str) -> tuple[Path, int]:
@@ -229,12 +232,13 @@ def _choose_step(run_dir: Path, which: str, steps: list[int]) -> int:
 
 
 def _resolve_file(path: Path) -> CheckpointRef:
-    sidecar_path = path.with_suffix(".json")
-    for needed in (path, sidecar_path):
-        if not needed.is_file():
-            raise CheckpointError(f"{needed}: no such file; a weight file is a .safetensors with its .json beside it")
-    sidecar = json.loads(sidecar_path.read_text())
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file; a weight file is a .safetensors with its .json beside it")
+    sidecar = read_sidecar(path)
     if "config" not in sidecar:
-        raise CheckpointError(f"{sidecar_path}: no `config` in it, so the model cannot be built; adapt the file first")
-    config = from_dict(Config, sidecar["config"], where=str(sidecar_path))
-    return CheckpointRef(path.parent, int(sidecar.get("step", -1)), path.parent, path, config, sidecar)
+        raise CheckpointError(
+            f"{path.with_suffix('.json')}: no `config` in it, so the model cannot be built; adapt the file first"
+        )
+    return CheckpointRef(
+        path.parent, int(sidecar.get("step", -1)), path.parent, path, config_of(sidecar, path), sidecar
+    )

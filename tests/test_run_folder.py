@@ -1,15 +1,18 @@
 """Finding checkpoints: which are whole, which is best, and what a wrong reference is told."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from made_checkpoints import FILES, add_checkpoint
 
-from avff import run_folder
+from avff import __version__, run_folder
+from avff.checkpoint_files import list_files
 from avff.config import save_config
-from avff.errors import CheckpointError
+from avff.errors import CheckpointError, ConfigError
+from avff.files import sha256_of
 from avff.run_folder import best_step, committed_steps, find_problems, resolve_checkpoint
 from avff.strict_yaml import to_dict
 
@@ -20,6 +23,13 @@ def run_dir(tiny_config) -> Path:
     config.run_dir.mkdir(parents=True)
     save_config(config, config.run_dir / "config.yaml")
     return config.run_dir
+
+
+def recommit(directory: Path) -> None:
+    """Lists a checkpoint's files anew."""
+    paths = [path for path in directory.rglob("*") if path.is_file() and path.name not in ("files.json", "COMMIT")]
+    (directory / "files.json").write_text(json.dumps(list_files(directory, paths)))
+    (directory / "COMMIT").write_text(sha256_of(directory / "files.json"))
 
 
 def test_best_is_by_validation_in_the_metrics_own_direction(run_dir):
@@ -96,9 +106,42 @@ def test_a_bare_weight_file_is_resolved_by_its_sidecar(tiny_config, tmp_path):
     weights.with_suffix(".json").write_text(json.dumps(sidecar))
     found = resolve_checkpoint(str(weights))
     assert (found.step, found.weights_path, found.config) == (-1, weights, tiny_config())
-    weights.with_suffix(".json").write_text("{}")
-    with pytest.raises(CheckpointError, match="no `config` in it"):
-        resolve_checkpoint(str(weights))
+    for content, message in (
+        ("{}", "no `config` in it"),
+        ("{", r"init\.json: not valid JSON: "),
+        ("[]", r"init\.json: expected a JSON object, found list"),
+    ):
+        weights.with_suffix(".json").write_text(content)
+        with pytest.raises(CheckpointError, match=message):
+            resolve_checkpoint(str(weights))
+
+
+def test_a_config_of_another_version_says_so(run_dir, tiny_config, tmp_path):
+    """In a run folder and in a sidecar; a config without a record of who wrote it is a mistake like any other."""
+    directory = add_checkpoint(run_dir, 2, None)
+    state = directory / "state.json"
+    about = {"avff_version": "0.0.7", "code_revision": "0123456789abcdef"}
+    state.write_text(json.dumps({**json.loads(state.read_text()), **about}))
+    recommit(directory)
+    path = run_dir / "config.yaml"
+    path.write_text(path.read_text().replace("decoder_size:", "layer_norm_eps:"))
+    words = rf"unknown key model\.layer_norm_eps.*\nwritten by another version of avff \(0\.0\.7, revision 0123456789ab\); this one is {__version__}"
+    with pytest.raises(ConfigError, match=words):
+        resolve_checkpoint(str(run_dir))
+    config = to_dict(tiny_config())
+    config["model"]["layer_norm_eps"] = 1e-6
+    weights = tmp_path / "init.safetensors"
+    weights.write_bytes(b"")
+    for record, ending in (
+        (about, words),
+        ({"avff_version": __version__}, rf"written by avff \({__version__}\)"),
+        ({}, ""),
+    ):
+        weights.with_suffix(".json").write_text(json.dumps({"config": config, **record}))
+        with pytest.raises(ConfigError, match=r"unknown key model\.layer_norm_eps") as raised:
+            resolve_checkpoint(str(weights))
+        assert ("written by" in str(raised.value)) == bool(record)
+        assert not record or re.search(ending, str(raised.value))
 
 
 @pytest.mark.parametrize(

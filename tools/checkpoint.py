@@ -17,7 +17,8 @@ from avff.exporting.average import average_checkpoints
 from avff.exporting.folder import write_folder
 from avff.exporting.weights import Export, What, export_weights, find_model, read_checkpoint
 from avff.files import sha256_of
-from avff.models.weights import read_sidecar, save_weights
+from avff.models.weights import save_weights
+from avff.sidecar import read_sidecar
 
 EPILOG = """\
 examples:

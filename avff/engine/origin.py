@@ -12,7 +12,8 @@ from avff.config import Config
 from avff.data.trained_on import inherited_records, join_records
 from avff.errors import CheckpointError, ConfigError
 from avff.models.freeze import frozen_names
-from avff.models.weights import load_initial_weights, parent_of, read_sidecar
+from avff.models.weights import load_initial_weights, parent_of
+from avff.sidecar import read_sidecar
 
 
 class Origin(NamedTuple):

@@ -231,7 +231,6 @@ def _sidecar(config: Config, data: RunData, origin: Origin) -> dict[str, Any]:
         parents=origin.parents,
         build=data.build,
         trained_on=origin.trained_on,
-        avff_version=avff.__version__,
         code_revision=_code_revision(),
     )
 

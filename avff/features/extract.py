@@ -29,10 +29,11 @@ from avff.files import sha256_of, write_durably
 from avff.inference.detector import choose_device
 from avff.inference.evaluate import select_split
 from avff.inference.loading import LoadedSample, load_samples
-from avff.models.weights import NOT_IN_WEIGHTS, read_sidecar
+from avff.models.weights import NOT_IN_WEIGHTS
 from avff.preprocess import Preprocess
 from avff.progress import progress_bar
 from avff.run_folder import CheckpointRef, resolve_checkpoint
+from avff.sidecar import read_sidecar
 from avff.strict_yaml import flatten, to_dict
 
 log = logging.getLogger(__name__)

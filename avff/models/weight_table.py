@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from avff.config import Config
 from avff.errors import CheckpointError
 from avff.files import sha256_of
 from avff.models.adapt_files import is_own
@@ -15,7 +14,7 @@ from avff.models.importers.reading import read_published
 from avff.models.importers.registry import recognise, source_named
 from avff.models.ledger import join_numbered
 from avff.models.weights import load_weights
-from avff.strict_yaml import from_dict
+from avff.sidecar import config_of
 
 SHAPES_SHOWN = 3
 """Largest tensors of a part whose shapes are shown."""
@@ -60,7 +59,7 @@ def _published_facts(tensors: Mapping[str, Tensor], path: Path, format_name: str
 
 
 def _own_facts(sidecar: dict[str, Any], path: Path) -> Iterator[tuple[str, str]]:
-    config = from_dict(Config, sidecar["config"], where=str(path.with_suffix(".json")))
+    config = config_of(sidecar, path)
     clip, model = config.clip, config.model
     yield "source", f"avff, {config.stage} {config.name}: {sidecar.get('what', '')}"
     yield (

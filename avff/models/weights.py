@@ -10,11 +10,13 @@ import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
+from avff import __version__
 from avff.config import Config
 from avff.errors import CheckpointError
 from avff.files import durable, sha256_of
 from avff.models.lora import is_lora
-from avff.strict_yaml import flatten, from_dict, to_dict
+from avff.sidecar import config_of, read_sidecar
+from avff.strict_yaml import flatten, to_dict
 
 OWN_LICENCE = "Apache-2.0"
 """Of weights that were trained here from scratch; data sets may add terms of their own."""
@@ -52,6 +54,7 @@ def make_sidecar(
         },
         "fake_probability": FAKE_PROBABILITY if config.stage == "finetune" else None,
         "build": build,
+        "avff_version": __version__,
         **extra,
     }
 
@@ -120,20 +123,6 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, sidecar
 
 
-def read_sidecar(path: Path) -> dict[str, Any]:
-    """Returns what a weight file says about itself; raises CheckpointError where it says nothing readable."""
-    sidecar_path = path.with_suffix(".json")
-    if not sidecar_path.is_file():
-        raise CheckpointError(f"{path}: {sidecar_path.name} is missing beside it; it says what the weights are")
-    try:
-        sidecar = json.loads(sidecar_path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{sidecar_path}: not valid JSON: {error}") from error
-    if not isinstance(sidecar, dict):
-        raise CheckpointError(f"{sidecar_path}: expected a JSON object, found {type(sidecar).__name__}")
-    return sidecar
-
-
 # ------------------------------------------------------------------------------------------- into a model
 
 
@@ -181,8 +170,7 @@ def load_initial_weights(module: nn.Module, path: Path, config: Config) -> list[
     path = Path(path)
     tensors, sidecar = load_weights(path)
     if "config" in sidecar:
-        made_for = from_dict(Config, sidecar["config"], where=str(path.with_suffix(".json")))
-        _check_same_model(made_for, config, path, holds_lora=any(map(is_lora, tensors)))
+        _check_same_model(config_of(sidecar, path), config, path, holds_lora=any(map(is_lora, tensors)))
     expected = module.state_dict().keys()
     # LoRA's changes of weights are new to every file but those of a network that has them.
     lora = {name for name in expected if is_lora(name)} - tensors.keys()

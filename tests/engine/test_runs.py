@@ -19,8 +19,9 @@ from avff.files import sha256_of
 from avff.inference.load import load_detector
 from avff.json_lines import read_lines
 from avff.models.build import build_model
-from avff.models.weights import make_sidecar, read_sidecar, save_weights
+from avff.models.weights import make_sidecar, save_weights
 from avff.run_folder import checkpoint_dir, committed_steps, resolve_checkpoint
+from avff.sidecar import read_sidecar
 from avff.strict_yaml import to_dict
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,8 @@ from safetensors.torch import load_file as load_tensors
 from avff.exporting.weights import export_weights, find_model, read_checkpoint
 from avff.files import sha256_of
 from avff.models import build_model
-from avff.models.weights import load_into, load_weights, read_sidecar, save_weights
+from avff.models.weights import load_into, load_weights, save_weights
+from avff.sidecar import read_sidecar
 
 sys.path.insert(0, str(Path(__file__).parent / "workers"))
 

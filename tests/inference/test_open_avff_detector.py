@@ -187,7 +187,7 @@ def test_a_bare_safetensors_file_is_read_too(stage_3, tmp_path):
     save_file(weights, tmp_path / "stage3.safetensors")
     assert load_detector(str(tmp_path / "stage3.safetensors"), device="cpu").name == "open-avff"
     save_file({"own.weight": torch.zeros(2)}, tmp_path / "own.safetensors")
-    with pytest.raises(CheckpointError, match=r"own\.json: no such file; a weight file is a \.safetensors with its"):
+    with pytest.raises(CheckpointError, match=r"own\.json is missing beside it; it says what the weights are"):
         load_detector(str(tmp_path / "own.safetensors"), device="cpu")
 
 
