@@ -4,7 +4,6 @@ All sources take this way: published checkpoints as an importer hands them over,
 or another clip (avff.models.adapt_stages).
 """
 
-import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -12,15 +11,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from avff.config import MODEL_SIZES, Config, Modality
+from avff.config import Config, Modality
 from avff.errors import CheckpointError
+from avff.models.adapt_checks import MODALITIES, encoder_problems, has_part, num_blocks, unaccounted_keys
+from avff.models.adapt_tables import fit_tables
 from avff.models.build import build_model
 from avff.models.importers.source import Conversion, Source
 from avff.models.ledger import KeyLedger, by_part
 from avff.models.lora import is_lora
-from avff.models.regrid import changes_of_grid
 
-MODALITIES: tuple[Modality, Modality] = ("video", "audio")
 STAGE_3_PARTS = ("video_pool.", "audio_pool.", "video_head.", "audio_head.", "overall_head.")
 STAGE_3_REASON = "stage 3's own part"
 NO_DECODERS_REASON = "stage 3 has no decoders"
@@ -84,14 +83,15 @@ def fit(
     ledger = KeyLedger(notes=list(conversion.notes))
     dropped = {name: _reason(name, unwanted) for name in conversion.tensors if name not in tensors}
     ledger.dropped = conversion.dropped | _source_keys(dropped, conversion, file_keys)
-    problems = [*known_problems, *_check_encoders(tensors, conversion, target)]
+    problems = [*known_problems, *encoder_problems(tensors, conversion, target)]
     if not problems:
-        tensors = _resampled(tensors, conversion, target, ledger)
+        tensors, problems = fit_tables(tensors, conversion, target, ledger)
+    if not problems:
         _fold_mel(tensors, conversion, target, ledger)
         _record_the_rest(tensors, conversion, ledger)
         left_out = unwanted | _stage_3_parts(tensors) | conversion.left_out
         ledger.new = {name: _why_new(name, left_out) for name in shapes if name not in tensors}
-        problems = _unaccounted(tensors, shapes, ledger)
+        problems = unaccounted_keys(tensors, shapes, ledger)
     if problems:
         raise CheckpointError("\n".join(f"{where}: {problem}" for problem in problems))
     return tensors, ledger
@@ -134,6 +134,7 @@ def only_modality(
         dropped=conversion.dropped | _source_keys(others, conversion, file_keys),
         left_out=conversion.left_out | {"": f"{reason} of this file"},
         grids={modality: conversion.grids[modality]},
+        fixed_tables=conversion.fixed_tables,
         patches=conversion.patches,
         layer_norm_eps={modality: conversion.layer_norm_eps[modality]},
         mel=conversion.mel if modality == "audio" else None,
@@ -162,6 +163,7 @@ def merge(parts: Sequence[Adapted]) -> tuple[dict[str, Tensor], KeyLedger]:
         merged.interpolated |= ledger.interpolated
         merged.folded |= ledger.folded
         merged.filled |= ledger.filled
+        merged.fixed_tables |= ledger.fixed_tables
         merged.dropped |= {f"{where}: {key}": f"{where}: {why}" for key, why in ledger.dropped.items()}
         merged.notes += [f"{where}: {note}" for note in ledger.notes]
     for name in parts[0].ledger.new:
@@ -201,14 +203,14 @@ def _unwanted_decoders(conversion: Conversion, target: Config) -> dict[str, str]
 
 
 def _stage_3_parts(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    return {part: STAGE_3_REASON for part in STAGE_3_PARTS if not _has_part(tensors, part)}
+    return {part: STAGE_3_REASON for part in STAGE_3_PARTS if not has_part(tensors, part)}
 
 
 def _other_decoder(tensors: Mapping[str, Tensor], part: str, target: Config) -> str:
     """Says why the source's decoder is not the target's; empty where it is, or there is none."""
-    if not _has_part(tensors, part):
+    if not has_part(tensors, part):
         return ""
-    width, depth = tensors[f"{part}embed.weight"].shape[0], _depth(tensors, part)
+    width, depth = tensors[f"{part}embed.weight"].shape[0], num_blocks(tensors, part)
     wanted = target.model.decoder
     if (width, depth) == (wanted.width, wanted.depth):
         return ""
@@ -243,18 +245,6 @@ def _reason(name: str, reasons: Mapping[str, str]) -> str:
 # ------------------------------------------------------------------------------------------- what changes
 
 
-def _resampled(
-    tensors: Mapping[str, Tensor], conversion: Conversion, target: Config, ledger: KeyLedger
-) -> dict[str, Tensor]:
-    changes = changes_of_grid(conversion.grids, conversion.num_slices, target)
-    adapted = dict(tensors)
-    for name in tensors:
-        if name in changes:
-            adapted[name] = changes[name].apply(tensors[name])
-            ledger.interpolated[name] = f"{list(tensors[name].shape)} -> {list(adapted[name].shape)}"
-    return adapted
-
-
 def _fold_mel(tensors: dict[str, Tensor], conversion: Conversion, target: Config, ledger: KeyLedger) -> None:
     """Lets the patch embedding read sound normalised by the target's statistics and see what it saw before."""
     weight, bias = MEL_EMBEDDING
@@ -282,80 +272,3 @@ def _record_the_rest(tensors: Mapping[str, Tensor], conversion: Conversion, ledg
             ledger.filled[name] = conversion.filled[name]
         elif name not in ledger.folded:
             ledger.mapped.append(name)
-
-
-# ------------------------------------------------------------------------------------------- what cannot be
-
-
-def _check_encoders(tensors: Mapping[str, Tensor], conversion: Conversion, target: Config) -> list[str]:
-    """Returns what no adaptation can change: size of the encoders, patches, LayerNorm epsilon."""
-    problems, wanted, model = [], target.model.encoder, target.model
-    patches = {
-        "video": (model.tubelet_frames, model.patch_size, model.patch_size),
-        "audio": (model.mel_patch_frames, model.mel_patch_bins),
-    }
-    names = {
-        "video": "model.tubelet_frames and model.patch_size",
-        "audio": "model.mel_patch_frames and .mel_patch_bins",
-    }
-    for modality in MODALITIES:
-        part = f"{modality}_encoder."
-        if not _has_part(tensors, part):
-            continue
-        size = (tensors[f"{part}position_table"].shape[-1], _depth(tensors, part))
-        if size != (wanted.width, wanted.depth):
-            problems.append(
-                f"its {modality} encoder is {size[0]} wide and {size[1]} blocks deep, model.size={model.size} is "
-                f"{wanted.width} x {wanted.depth}{_size_hint(size)}"
-            )
-        if conversion.patches[modality] != patches[modality]:
-            problems.append(
-                f"its {modality} patches are {_times(conversion.patches[modality])}, those of {names[modality]} "
-                f"{_times(patches[modality])}"
-            )
-        eps, ours = conversion.layer_norm_eps[modality], model.layer_norm_eps(modality)
-        if eps != ours:
-            problems.append(eps_problem(f"model.{modality}_layer_norm_eps", eps, ours))
-    return problems
-
-
-def eps_problem(name: str, theirs: float, ours: float) -> str:
-    """Says that a LayerNorm epsilon differs and which override mends it."""
-    return (
-        f"it was trained with a LayerNorm epsilon of {_short(theirs)}, {name} is {_short(ours)}; "
-        f"add {name}={_short(theirs)} after --to CONFIG, or to the config"
-    )
-
-
-def _unaccounted(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], ledger: KeyLedger) -> list[str]:
-    problems = [f"missing key {name} {list(shapes[name])}" for name, why in ledger.new.items() if not why]
-    for name, tensor in tensors.items():
-        if name not in shapes:
-            near = difflib.get_close_matches(name, shapes, n=2, cutoff=0.6)
-            problems.append(f"unexpected key {name}" + (f" (nearest: {', '.join(near)})" if near else ""))
-        elif tuple(tensor.shape) != shapes[name]:
-            problems.append(f"key {name} has shape {list(tensor.shape)}, the target's is {list(shapes[name])}")
-    return problems
-
-
-def _size_hint(size: tuple[int, int]) -> str:
-    known = [name for name, (encoder, _) in MODEL_SIZES.items() if (encoder.width, encoder.depth) == size]
-    return f"; add model.size={known[0]} after --to CONFIG, or to the config" if known else ""
-
-
-def _has_part(tensors: Mapping[str, Tensor], part: str) -> bool:
-    return any(name.startswith(part) for name in tensors)
-
-
-def _depth(tensors: Mapping[str, Tensor], part: str) -> int:
-    blocks = f"{part}stack.blocks."
-    return len({name.removeprefix(blocks).split(".")[0] for name in tensors if name.startswith(blocks)})
-
-
-def _times(sizes: tuple[int, ...]) -> str:
-    return " x ".join(map(str, sizes))
-
-
-def _short(value: float) -> str:
-    """Writes 1e-05 as 1e-5."""
-    return f"{value:g}".replace("e-0", "e-")

@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from avff.config import Config, Modality
-from avff.models.adapt import eps_problem, fit, only_modality, shapes_of
+from avff.models.adapt import fit, only_modality, shapes_of
+from avff.models.adapt_checks import eps_problem
 from avff.models.importers.source import Conversion
 from avff.models.ledger import KeyLedger
 from avff.models.lora import is_lora, merge_lora
@@ -26,6 +27,7 @@ def adapt_weights(
     left_out: Collection[str] = (),
     *,
     only: Modality | None = None,
+    fixed_tables: Mapping[str, str] | None = None,
     where: str = "source weights",
 ) -> tuple[dict[str, Tensor], KeyLedger]:
     """Makes weights of `source` fit the model of `target`.
@@ -37,6 +39,7 @@ def adapt_weights(
     Args:
         left_out: keys that the source file does not hold (its sidecar's `new`).
         only: take the encoder of one modality, and its decoder where both stages have one.
+        fixed_tables: position tables that can be cut and not resampled -> why.
         where: the file, for messages.
 
     Returns:
@@ -56,6 +59,7 @@ def adapt_weights(
             "video": (source.model.tubelet_frames, source.model.patch_size, source.model.patch_size),
             "audio": (source.model.mel_patch_frames, source.model.mel_patch_bins),
         },
+        fixed_tables=dict(fixed_tables or {}),
         num_slices=source.clip.num_slices,
         layer_norm_eps={"video": source.model.video_layer_norm_eps, "audio": source.model.audio_layer_norm_eps},
         mel=(source.clip.mel_mean, source.clip.mel_std),
