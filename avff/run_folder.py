@@ -45,6 +45,8 @@ FILES = "files.json"
 STATE = "state.json"
 WEIGHTS = "weights.safetensors"
 EMA = "ema.safetensors"
+FOLDER_WEIGHTS = "model.safetensors"
+"""Weight file of a model folder (avff.exporting.folder), which holds no `checkpoints/`."""
 UNFINISHED = ".tmp"
 """Ends the name of a checkpoint folder that is being written or deleted; the next start removes it."""
 
@@ -170,7 +172,7 @@ def file_problem(path: Path, expected: dict[str, Any], *, read: bool = True) -> 
 
 
 def resolve_checkpoint(reference: str) -> CheckpointRef:
-    """Finds the checkpoint that `RUN[:best|last|step-N][:raw]` or a `.safetensors` path means.
+    """Finds what `RUN[:best|last|step-N][:raw]`, a model folder or a `.safetensors` path means.
 
     `RUN` alone is the best by validation, or the newest of a run that was never validated; its weights are
     the moving average unless `:raw` is added or the run keeps none.
@@ -179,6 +181,8 @@ def resolve_checkpoint(reference: str) -> CheckpointRef:
         CheckpointError: no such run, checkpoint or file (the message lists what is there), or its weights are not the
             ones that were written.
     """
+    if is_model_folder(Path(reference)):
+        return _resolve_file(Path(reference) / FOLDER_WEIGHTS)
     if reference.endswith(".safetensors"):
         return _resolve_file(Path(reference))
     run_dir, step = find_checkpoint(reference.removesuffix(":raw"))
@@ -190,6 +194,10 @@ def resolve_checkpoint(reference: str) -> CheckpointRef:
     return CheckpointRef(run_dir, step, directory, weights, config, state)
 
 
+def is_model_folder(path: Path) -> bool:
+    return (path / FOLDER_WEIGHTS).is_file()
+
+
 def find_checkpoint(reference: str) -> tuple[Path, int]:
     """Returns the run folder and the step that `RUN[:best|last|step-N]` means; nothing is verified.
 
@@ -198,8 +206,15 @@ def find_checkpoint(reference: str) -> tuple[Path, int]:
     """
     run, colon, which = reference.rpartition(":")
     run_dir, which = (Path(run), which) if colon else (Path(reference), "best")
+    if is_model_folder(run_dir):
+        way_out = f"name it without :{which}" if colon else "name the run folder"
+        raise CheckpointError(
+            f"{run_dir}: is a model folder, which holds one set of weights and no checkpoints of training; {way_out}"
+        )
     if not (run_dir / "config.yaml").is_file():
-        raise CheckpointError(f"{run_dir}: not a run folder (no config.yaml); give runs/NAME or a .safetensors file")
+        raise CheckpointError(
+            f"{run_dir}: not a run folder (no config.yaml); give runs/NAME, a model folder or a .safetensors file"
+        )
     steps = committed_steps(run_dir)
     if not steps:
         raise CheckpointError(f"{run_dir}: no complete checkpoint in {CHECKPOINTS}/ yet; train first")

@@ -116,6 +116,20 @@ def test_a_bare_weight_file_is_resolved_by_its_sidecar(tiny_config, tmp_path):
             resolve_checkpoint(str(weights))
 
 
+def test_a_model_folder_is_one_checkpoint(tiny_config, tmp_path):
+    folder = tmp_path / "detector"
+    folder.mkdir()
+    save_config(tiny_config(), folder / "config.yaml")
+    (folder / "model.safetensors").write_bytes(b"")
+    (folder / "model.json").write_text(json.dumps({"config": to_dict(tiny_config()), "step": 5}))
+    found = resolve_checkpoint(str(folder))
+    assert (found.step, found.weights_path, found.run_dir) == (5, folder / "model.safetensors", folder)
+    with pytest.raises(CheckpointError, match=r"detector: is a model folder.* no checkpoints.*; name it without :last"):
+        resolve_checkpoint(f"{folder}:last")
+    with pytest.raises(CheckpointError, match=r"is a model folder.*; name the run folder"):
+        run_folder.find_checkpoint(str(folder))
+
+
 def test_a_config_of_another_version_says_so(run_dir, tiny_config, tmp_path):
     """In a run folder and in a sidecar; a config without a record of who wrote it is a mistake like any other."""
     directory = add_checkpoint(run_dir, 2, None)

@@ -10,12 +10,12 @@ from avff import __version__
 from avff.config import Config, Modality, load_config
 from avff.data.trained_on import inherited_records, join_records
 from avff.errors import AvffError, ConfigError
-from avff.exporting.weights import find_model
 from avff.models.adapt_files import WeightFile, adapt_files, licence_notice, open_weights
 from avff.models.importers.registry import SOURCES
 from avff.models.ledger import KeyLedger
 from avff.models.weight_table import describe_file
 from avff.models.weights import make_sidecar, save_weights
+from avff.run_folder import resolve_checkpoint
 
 EPILOG = f"""\
 examples:
@@ -146,7 +146,7 @@ def weights_path(reference: str) -> Path:
     """Returns the file that holds the weights of a run, verified, or of a model folder; else it is a file already."""
     path = Path(reference)
     is_folder = path.is_dir() or (":" in path.name and not path.exists())
-    return find_model(reference).weights_path if is_folder else path
+    return resolve_checkpoint(reference).weights_path if is_folder else path
 
 
 def sidecar(

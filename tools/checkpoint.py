@@ -15,9 +15,10 @@ from avff.config import Modality
 from avff.errors import AvffError, CheckpointError, ConfigError
 from avff.exporting.average import average_checkpoints
 from avff.exporting.folder import write_folder
-from avff.exporting.weights import Export, What, export_weights, find_model, read_checkpoint
+from avff.exporting.weights import Export, What, export_weights, read_checkpoint
 from avff.files import sha256_of
 from avff.models.weights import save_weights
+from avff.run_folder import resolve_checkpoint
 from avff.sidecar import read_sidecar
 
 EPILOG = """\
@@ -258,19 +259,19 @@ def describe(comparison: Comparison, one: CanonicalState, other: CanonicalState)
 def run_export(arguments: argparse.Namespace) -> int:
     if arguments.modality and arguments.what != "encoders":
         raise ConfigError(f"--modality {arguments.modality} goes with --what encoders, not {arguments.what}")
-    checkpoint = read_checkpoint(find_model(arguments.run_name))
+    checkpoint = read_checkpoint(resolve_checkpoint(arguments.run_name))
     modalities = (arguments.modality,) if arguments.modality else get_args(Modality)
     write(arguments.output, export_weights(checkpoint, arguments.what, modalities))
     return 0
 
 
 def run_average(arguments: argparse.Namespace) -> int:
-    write(arguments.output, average_checkpoints([find_model(name) for name in arguments.run_names]))
+    write(arguments.output, average_checkpoints([resolve_checkpoint(name) for name in arguments.run_names]))
     return 0
 
 
 def run_folder_command(arguments: argparse.Namespace) -> int:
-    checkpoint = read_checkpoint(find_model(arguments.run_name))
+    checkpoint = read_checkpoint(resolve_checkpoint(arguments.run_name))
     write_folder(arguments.output, checkpoint, overwrite=arguments.overwrite)
     print(f"written {arguments.output}: {', '.join(sorted(path.name for path in arguments.output.iterdir()))}")
     return 0
@@ -283,7 +284,7 @@ def run_onnx(arguments: argparse.Namespace) -> int:
         raise ConfigError("nothing to write; give --output FILE.onnx, --torch-export FILE.pt2 or both")
     if arguments.output:
         graph.require_onnx()
-    checkpoint = read_checkpoint(find_model(arguments.run_name))
+    checkpoint = read_checkpoint(resolve_checkpoint(arguments.run_name))
     forward = graph.load_forward(checkpoint)
     program = graph.export_program(forward, checkpoint.config)
     for path, save in ((arguments.output, graph.write_onnx), (arguments.torch_export, graph.write_torch_export)):

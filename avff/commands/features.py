@@ -40,7 +40,7 @@ def add_extract(commands) -> None:
         required=True,
         metavar="RUN[:WHICH]",
         help="run folder of any stage, meaning its best checkpoint by validation with averaged (EMA) weights; add :last or "
-        ":step-N, and :raw for unaveraged weights; or a .safetensors file that holds the encoders",
+        ":step-N, and :raw for unaveraged weights; or a model folder or .safetensors file that holds the encoders",
     )
     parser.add_argument("--shards", type=Path, nargs="+", required=True, metavar="DIR", help="shard directories")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder, or one to go on with")

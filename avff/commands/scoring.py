@@ -54,7 +54,7 @@ def _add_checkpoint(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="RUN[:WHICH]",
         help="run folder, meaning its best checkpoint by validation with averaged (EMA) weights; add :last or :step-N, "
-        "and :raw for unaveraged weights; or a .safetensors file; or Open-AVFF's stage-3 file as it was published, with "
+        "and :raw for unaveraged weights; or a model folder or .safetensors file; or Open-AVFF's stage-3 file as it was published, with "
         ":resize for whole frames squeezed to 224 pixels instead of its evaluation's crop",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")

@@ -10,7 +10,8 @@ import yaml
 from avff import __version__
 from avff.build_config import BuildConfig
 from avff.errors import CheckpointError
-from avff.exporting.weights import FOLDER_WEIGHTS, Checkpoint
+from avff.exporting.weights import Checkpoint
+from avff.run_folder import FOLDER_WEIGHTS
 from avff.strict_yaml import from_dict
 
 METRICS = {

@@ -15,9 +15,10 @@ from avff.config import save_config
 from avff.errors import CheckpointError
 from avff.exporting.card import model_card
 from avff.exporting.inputs import preprocessing
-from avff.exporting.weights import FOLDER_WEIGHTS, Checkpoint, export_weights
+from avff.exporting.weights import Checkpoint, export_weights
 from avff.files import sha256_of, sync
 from avff.models.weights import save_weights
+from avff.run_folder import FOLDER_WEIGHTS
 
 CONFIG, PREPROCESSING, CARD = "config.yaml", "preprocessing.json", "README.md"
 FILES = frozenset({FOLDER_WEIGHTS, str(Path(FOLDER_WEIGHTS).with_suffix(".json")), CONFIG, PREPROCESSING, CARD})

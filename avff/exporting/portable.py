@@ -17,12 +17,13 @@ from avff.build_config import BuildConfig
 from avff.config import Config
 from avff.errors import CheckpointError, MediaError
 from avff.evaluation.aggregate import DEFAULT_THRESHOLD, Logits, WindowScore, aggregate, probability
-from avff.exporting.weights import find_model, read_checkpoint, require_classifier
+from avff.exporting.weights import read_checkpoint, require_classifier
 from avff.models import classifier
 from avff.models.build import build_classifier
 from avff.models.patches import patchify_audio, patchify_video
 from avff.models.weights import load_into
 from avff.preprocess import Preprocess
+from avff.run_folder import resolve_checkpoint
 from avff.strict_yaml import from_dict
 
 Box = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
@@ -232,7 +233,7 @@ def _probabilities(logits: Logits) -> dict[str, float]:
 
 def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> PortableDetector:
     """Opens a model folder, `RUN[:best|last|step-N][:raw]` or a `.safetensors` file of a classifier; see avff.load_model."""
-    checkpoint = read_checkpoint(find_model(str(name)))
+    checkpoint = read_checkpoint(resolve_checkpoint(str(name)))
     require_classifier(checkpoint)
     model = build_classifier(checkpoint.config)
     load_into(model, checkpoint.tensors, str(checkpoint.reference.weights_path))

@@ -1,7 +1,6 @@
 """Checkpoints to weight files that stand alone: everything, both encoders, one of them, or the classifier."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -13,12 +12,10 @@ from avff.errors import CheckpointError
 from avff.models.build import build_model
 from avff.models.lora import merge_lora
 from avff.models.weights import NOT_IN_WEIGHTS, check_keys, load_weights, make_sidecar, parent_of
-from avff.run_folder import CheckpointRef, resolve_checkpoint
+from avff.run_folder import CheckpointRef
 from avff.strict_yaml import flatten
 
 What = Literal["full", "encoders", "classifier"]
-FOLDER_WEIGHTS = "model.safetensors"
-"""Weight file of a model folder."""
 
 
 class Export(NamedTuple):
@@ -50,12 +47,6 @@ class Checkpoint(NamedTuple):
     def build(self) -> dict[str, Any] | None:
         """How the clips were made, as far as the checkpoint says."""
         return self.reference.state.get("build") or self.sidecar.get("build")
-
-
-def find_model(name: str) -> CheckpointRef:
-    """Finds what `RUN[:best|last|step-N][:raw]`, a `.safetensors` file or a model folder means; see resolve_checkpoint."""
-    inside = Path(name) / FOLDER_WEIGHTS
-    return resolve_checkpoint(str(inside) if inside.is_file() else name)
 
 
 def read_checkpoint(reference: CheckpointRef) -> Checkpoint:

@@ -80,7 +80,7 @@ def extract(
     goes on with the same batch size writes the same bytes as one that was not.
 
     Args:
-        checkpoint: `RUN[:best|last|step-N][:raw]` or a `.safetensors` file, of any stage.
+        checkpoint: `RUN[:best|last|step-N][:raw]`, a model folder or a `.safetensors` file, of any stage.
         shards: directories that tools/make_shards.py wrote; one of them for the format `shards`.
         features: mean tokens of the encoders (`video`, `audio`), or as predicted from the other modality
             (`a2v`, `v2a`).

@@ -19,7 +19,7 @@ def load_detector(checkpoint: str, *, config: Config | None = None, device: str 
     """Loads what scores clips.
 
     Args:
-        checkpoint: `RUN[:best|last|step-N][:raw]`; a `.safetensors` file with its sidecar; or a published file, of which
+        checkpoint: `RUN[:best|last|step-N][:raw]`; a model folder; a `.safetensors` file with its sidecar; or a published file, of which
             Open-AVFF's stage 3 is one that judges: `stage3.pth[:crop|:resize]` (see `FrameFit`).
         config: an experiment that a checkpoint of ours has to fit; its model and clip sections are compared.
         device: `auto` (a GPU if there is one), `cpu` or `cuda`.

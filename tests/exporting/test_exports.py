@@ -10,10 +10,11 @@ from exported import BUILD, VALIDATION
 import avff
 from avff.config import save_config
 from avff.exporting.graph import example_inputs
-from avff.exporting.weights import find_model, read_checkpoint
+from avff.exporting.weights import read_checkpoint
 from avff.files import sha256_of
 from avff.models import build_model
 from avff.models.weights import load_initial_weights, load_into, load_weights
+from avff.run_folder import resolve_checkpoint
 from avff.strict_yaml import to_dict
 
 MARLIN = {
@@ -42,7 +43,7 @@ def test_a_classifier_brings_all_that_scoring_needs_and_where_it_comes_from(run,
     assert (sidecar["trained_on"], sidecar["new"]) == ([{"path": "x", "fingerprint": None}], [])
     assert avff.load_model(output).threshold == avff.load_model(run_dir).threshold == 0.4
     assert run("export", f"{run_dir}:last:raw", "--output", output)[0] == 0
-    assert find_model(str(output)).threshold is None  # validation judged the average
+    assert resolve_checkpoint(str(output)).threshold is None  # validation judged the average
 
 
 @pytest.mark.parametrize(
@@ -76,10 +77,10 @@ def test_lora_is_merged_into_the_plain_network(run, make_run, tmp_path):
     run_dir = make_run(finetune={"encoders": "lora", "lora_rank": 3}, optim={"ema_decay": 0.0})
     output = tmp_path / "out.safetensors"
     assert run("export", run_dir, "--what", "classifier", "--output", output)[0] == 0
-    reference = find_model(str(run_dir))
+    reference = resolve_checkpoint(str(run_dir))
     with_lora = build_model(reference.config)
     load_into(with_lora, load_weights(reference.weights_path)[0], "run")
-    merged = find_model(str(output))
+    merged = resolve_checkpoint(str(output))
     plain = build_model(merged.config)
     load_into(plain, load_weights(output)[0], "export")
     assert merged.config.finetune.encoders == "train"
@@ -106,8 +107,8 @@ def test_a_mean_is_taken_in_float64_and_names_all_its_parents(run, make_run, tmp
         assert torch.equal(tensor, torch.stack([member[name] for member in members]).double().mean(0).float()), name
     assert [parent["sha256"] for parent in sidecar["parents"]] == [sha256_of(path) for path in files]
     assert sidecar["what"].startswith("mean of 3 checkpoints") and "at step 4" in sidecar["what"]
-    assert find_model(str(output)).threshold is None
-    assert read_checkpoint(find_model(str(output))).build == to_dict(BUILD)
+    assert resolve_checkpoint(str(output)).threshold is None
+    assert read_checkpoint(resolve_checkpoint(str(output))).build == to_dict(BUILD)
 
 
 def test_unlike_networks_have_no_mean(run, make_run, tmp_path):

@@ -10,13 +10,14 @@ from test_exports import MARLIN
 
 from avff.errors import CheckpointError
 from avff.exporting import graph
-from avff.exporting.weights import find_model, read_checkpoint
+from avff.exporting.weights import read_checkpoint
 from avff.files import sha256_of
+from avff.run_folder import resolve_checkpoint
 
 
 @pytest.fixture
 def forward(make_run):
-    checkpoint = read_checkpoint(find_model(str(make_run())))
+    checkpoint = read_checkpoint(resolve_checkpoint(str(make_run())))
     return graph.load_forward(checkpoint), checkpoint.config
 
 
@@ -52,7 +53,7 @@ def test_graphs_equal_the_network_or_are_not_there(run, make_run, tmp_path):
 
     import onnxruntime
 
-    checkpoint = read_checkpoint(find_model(str(run_dir)))
+    checkpoint = read_checkpoint(resolve_checkpoint(str(run_dir)))
     network = graph.load_forward(checkpoint)
     session = onnxruntime.InferenceSession(str(out / "m.onnx"), providers=["CPUExecutionProvider"])
     terms = session.get_modelmeta().custom_metadata_map

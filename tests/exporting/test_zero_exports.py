@@ -11,10 +11,11 @@ import torch
 from little_runs import build_shards
 from safetensors.torch import load_file as load_tensors
 
-from avff.exporting.weights import export_weights, find_model, read_checkpoint
+from avff.exporting.weights import export_weights, read_checkpoint
 from avff.files import sha256_of
 from avff.models import build_model
 from avff.models.weights import load_into, load_weights, save_weights
+from avff.run_folder import resolve_checkpoint
 from avff.sidecar import read_sidecar
 
 sys.path.insert(0, str(Path(__file__).parent / "workers"))
@@ -54,9 +55,9 @@ def test_an_export_computes_to_the_bit_what_the_run_computed(trained, tmp_path, 
     for config, what in zip(
         cell_stages(folder / str(num_ranks), shards, zero_stage), ("full", "classifier"), strict=True
     ):
-        export = export_weights(read_checkpoint(find_model(f"{config.run_dir}:last:raw")), what)
+        export = export_weights(read_checkpoint(resolve_checkpoint(f"{config.run_dir}:last:raw")), what)
         save_weights(tmp_path / "out.safetensors", *export)
-        again = find_model(str(tmp_path / "out.safetensors"))
+        again = resolve_checkpoint(str(tmp_path / "out.safetensors"))
         network = build_model(again.config)
         initial = {name: tensor.clone() for name, tensor in network.state_dict().items()}
         load_into(network, load_weights(again.weights_path)[0], "export")
@@ -74,8 +75,8 @@ def test_an_export_computes_to_the_bit_what_the_run_computed(trained, tmp_path, 
 def test_the_next_stage_started_from_the_run_folder(trained, zero_stage, num_ranks):
     folder, shards = trained
     pretrain, finetune = cell_stages(folder / str(num_ranks), shards, zero_stage)
-    run_weights = find_model(f"{pretrain.run_dir}:last").weights_path
-    sidecar = read_sidecar(find_model(f"{finetune.run_dir}:last").weights_path)
+    run_weights = resolve_checkpoint(f"{pretrain.run_dir}:last").weights_path
+    sidecar = read_sidecar(resolve_checkpoint(f"{finetune.run_dir}:last").weights_path)
     (adapted,) = sidecar["parents"]
     (parent,) = adapted["parents"]
     assert (adapted["file"], parent["file"]) == (Path(finetune.engine.init_weights).name, run_weights.name)

@@ -7,7 +7,10 @@ import pytest
 from made_checkpoints import add_weights
 
 from avff.cli import main
+from avff.exporting.folder import write_folder
+from avff.exporting.weights import read_checkpoint
 from avff.models.build import build_model
+from avff.run_folder import resolve_checkpoint
 
 
 @pytest.fixture
@@ -58,5 +61,11 @@ def test_the_checkpoint_of_a_run_is_the_one_named(run, bright_fakes, tmp_path):
         assert main([*command, "--split", "val", "--device", "cpu", "--num-workers", "0"]) == 0
         found[which] = np.load(output / "video.npy")
         assert json.loads((output / "extract.json").read_text())["step"] == (3 if which == "step-3" else 7)
+    write_folder(tmp_path / "network", read_checkpoint(resolve_checkpoint(f"{run}:step-3")))
+    output = tmp_path / "of_folder"
+    command = ["extract", "--checkpoint", str(tmp_path / "network"), "--shards", str(bright_fakes)]
+    command += ["--output", str(output), "--split", "val", "--device", "cpu", "--num-workers", "0"]
+    assert main(command) == 0
+    assert np.array_equal(np.load(output / "video.npy"), found["step-3"])
     assert found["last"].shape == (8, 96) and not np.allclose(found["step-3"], found["last"], atol=1e-2)
     assert np.array_equal(found["last"], found["last:raw"])

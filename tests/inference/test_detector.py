@@ -4,8 +4,12 @@ import dataclasses
 
 import pytest
 
+from avff.build_config import BuildConfig
+from avff.cli import main
 from avff.data.shards import read_sample
 from avff.errors import CheckpointError, ConfigError
+from avff.exporting.folder import write_folder
+from avff.exporting.weights import read_checkpoint
 from avff.files import sha256_of
 from avff.inference.load import load_detector
 from avff.run_folder import resolve_checkpoint
@@ -46,6 +50,19 @@ def test_a_bare_weight_file_is_a_detector_too(make_run, shard_directory):
     run = make_run(threshold=0.37)
     detector = load_detector(str(run / "checkpoints/step-7/ema.safetensors"), device="cpu")
     assert detector.threshold == 0.37 and to_dict(detector.build) == shard_directory.manifest["build"]
+
+
+def test_a_model_folder_predicts_and_evaluates_like_its_run(make_run, shard_directory, write_video, tmp_path, capsys):
+    run = make_run(build=BuildConfig(mode="frame", segment_seconds=2.0, min_seconds=1.6))
+    write_folder(tmp_path / "detector", read_checkpoint(resolve_checkpoint(str(run))))
+    path, said = write_video(tmp_path / "clip.mp4"), []
+    for name in (run, tmp_path / "detector"):
+        assert main(["predict", str(path), "--checkpoint", str(name), "--device", "cpu"]) == 0
+        said.append(capsys.readouterr().out.split("windows")[0])
+    assert said[0] == said[1] and "fake probability" in said[0]
+    command = ["evaluate", "--checkpoint", str(tmp_path / "detector"), "--shards", str(shard_directory.path)]
+    command += ["--output", str(tmp_path / "out"), "--device", "cpu", "--num-workers", "0", "--allow-other-build"]
+    assert main(command) == 0 and (tmp_path / "out" / "summary.json").is_file()
 
 
 def test_a_threshold_belongs_to_the_weights_it_was_chosen_with(make_run):
