@@ -12,6 +12,7 @@ from avff.errors import CheckpointError
 from avff.files import sha256_of
 from avff.models.adapt import Adapted, adapt_conversion, merge, only_modality
 from avff.models.adapt_stages import adapt_weights
+from avff.models.adapt_tables import fixed_tables_of
 from avff.models.importers.reading import read_published
 from avff.models.importers.registry import recognise, source_named
 from avff.models.importers.source import Source, convert
@@ -97,7 +98,12 @@ def adapt_file(file: WeightFile, only: Modality | None, target: Config) -> Adapt
     if file.source is None:
         config = from_dict(Config, file.sidecar["config"], where=str(file.path.with_suffix(".json")))
         left_out = file.sidecar.get("new", [])
-        return Adapted(where, *adapt_weights(file.tensors, config, target, left_out, only=only, where=where))
+        fixed, notes = fixed_tables_of(file.sidecar, config)
+        tensors, ledger = adapt_weights(
+            file.tensors, config, target, left_out, only=only, fixed_tables=fixed, where=where
+        )
+        ledger.notes += [note for note in notes if note.split()[0] in ledger.interpolated]
+        return Adapted(where, tensors, ledger)
     conversion = convert(file.source, file.tensors, where, target)
     if only:
         conversion = only_modality(conversion, only, where, file.tensors)

@@ -20,6 +20,7 @@ class KeyLedger:
         filled: name -> why it holds a constant.
         dropped: key of the source -> why it has no place in the target.
         new: name -> why it is left to its random start.
+        fixed_tables: name of a position table that can be cut, not resampled -> why; a later adaptation asks for it.
         notes: changes of the clip that alter no weight, and what else a reader should know.
     """
 
@@ -30,6 +31,7 @@ class KeyLedger:
     filled: dict[str, str] = field(default_factory=dict)
     dropped: dict[str, str] = field(default_factory=dict)
     new: dict[str, str] = field(default_factory=dict)
+    fixed_tables: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:

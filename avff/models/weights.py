@@ -62,6 +62,7 @@ def make_sidecar(
 def parent_of(path: Path) -> dict[str, Any]:
     """Describes a weight file as the parent of another one."""
     sidecar = read_sidecar(path)
+    fixed_tables = sidecar.get("ledger", {}).get("fixed_tables", {})
     return {
         "file": path.name,
         "what": sidecar.get("what", ""),
@@ -69,6 +70,7 @@ def parent_of(path: Path) -> dict[str, Any]:
         "licences": sidecar.get("licences", [OWN_LICENCE]),
         "non_commercial": sidecar.get("non_commercial", False),
         "parents": sidecar.get("parents", []),
+        **({"fixed_tables": fixed_tables} if fixed_tables else {}),
     }
 
 

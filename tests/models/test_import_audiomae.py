@@ -92,23 +92,24 @@ def test_normalisation_is_twice_the_deviation_and_folds_without_loss(config, wei
     ids=["256 tokens", "384 tokens"],
 )
 def test_a_shorter_clip_takes_the_first_rows_as_they_are(config, weights, clip, grid) -> None:
-    target = config(**clip)
-    conversion = convert(AUDIOMAE, weights, target)
+    target = config(**clip, mel_mean=-4.2677393, mel_std=2 * 4.5689974)
+    tensors, ledger = adapt_conversion(convert(AUDIOMAE, weights, target), AUDIOMAE, target)
     num_tokens, mel = grid[0] * grid[1], mel_of(target)
-    assert torch.equal(conversion.tensors["audio_encoder.position_table"], weights["pos_embed"][:, 1 : num_tokens + 1])
-    assert conversion.grids["audio"] == grid
-    assert f"the first {num_tokens} of its 512 positions are kept" in conversion.notes
+    assert torch.equal(tensors["audio_encoder.position_table"], weights["pos_embed"][:, 1 : num_tokens + 1])
+    assert f"the first {num_tokens} of its 512 positions are kept" in ledger.notes
     expected = norm(weights, "norm", audiomae_tokens(weights, mel, class_token=False), AUDIOMAE_EPS)
-    tensors, ledger = adapt_conversion(conversion, AUDIOMAE, config(**clip, mel_mean=-4.2677393, mel_std=2 * 4.5689974))
     assert (audio_tokens(tensors, target, mel) - expected).abs().max() < TOLERANCE
     assert not ledger.interpolated
 
 
 def test_what_the_table_cannot_serve_is_refused(config, weights) -> None:
-    with pytest.raises(CheckpointError, match=r"512 positions, the target 1024 audio tokens; raise clip\.hop_samples"):
-        convert(AUDIOMAE, weights, config(hop_samples=25))
-    with pytest.raises(CheckpointError, match=r"8 mel rows of tokens, the target 4; give clip\.num_mel_bins=128"):
-        convert(AUDIOMAE, weights, config(num_mel_bins=64))
+    for clip, problem in (
+        ({"hop_samples": 25}, r"512 positions, the target 1024 tokens; shorten the clip, or raise clip\.hop_samples"),
+        ({"num_mel_bins": 64}, r"8 tokens per time step, the target 4; give clip\.num_mel_bins=128"),
+    ):
+        target = config(**clip)
+        with pytest.raises(CheckpointError, match=f"{problem}.* made its positions for a grid of 8 x 64"):
+            adapt_conversion(convert(AUDIOMAE, weights, target), AUDIOMAE, target)
     overlapping = {**weights, "pos_embed": torch.zeros(1, 1213, 96)}
     with pytest.raises(CheckpointError, match=r"1212 positions .* overlapping patches cannot be converted"):
         convert(AUDIOMAE, overlapping, config())

@@ -19,14 +19,10 @@ Source:
     README of the repository says CC-BY 4.0, its LICENSE file CC-BY-NC 4.0; the stricter one counts here.
 """
 
-import math
-
 from avff.config import Config
-from avff.errors import CheckpointError
 from avff.models.importers.blocks import encoder_size, fill_token_norm, leave_out, put_biased_block, put_layer
 from avff.models.importers.sound import (
     MEL_ROWS,
-    PATCH,
     mel_time_steps,
     note_time_scale,
     put_audio_patches,
@@ -45,6 +41,7 @@ WITHOUT_CLASS_TOKEN = (
     "its class token is left out: the other tokens then agree with its own to a cosine of 0.9999 where the weights are "
     "random; how much a trained one weighs is not known here"
 )
+WRONG_GRID = "AudioMAE made its positions for a grid of 8 x 64 and trained them on one of 64 x 8"
 DECODER = "windowed (Swin) attention 512 wide; our decoder attends to all tokens and starts anew"
 
 
@@ -59,7 +56,7 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     width = put_audio_patches(keys, conversion, "patch_embed.proj.", bins_first=False)
     depth = keys.depth("blocks.")
     encoder_size(width, depth, keys.where)
-    _put_table(keys, conversion, config, width)
+    _put_table(keys, conversion, width)
     for n in range(depth):
         put_biased_block(keys, conversion, f"audio_encoder.stack.blocks.{n}.", f"blocks.{n}.", width, bias="qkv.bias")
     _put_final_norm(keys, conversion, width)
@@ -73,33 +70,13 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     return conversion
 
 
-def _put_table(keys: SourceKeys, conversion: Conversion, config: Config, width: int) -> None:
-    """Copies the rows of the target's tokens and leaves the class token's, row 0, behind."""
+def _put_table(keys: SourceKeys, conversion: Conversion, width: int) -> None:
+    """Copies the rows of all tokens and leaves the class token's, row 0, behind."""
     table_1LD = keys.take("pos_embed", 1, -1, width, typical=NUM_POSITIONS)
     num_tokens = table_1LD.shape[1] - 1
-    mel_time_steps(num_tokens, "pos_embed", keys)
-    target = (config.clip.num_mel_frames // PATCH[0], config.clip.num_mel_bins // PATCH[1])
-    kept = math.prod(target)
-    problem = ""
-    if target[1] != MEL_ROWS:
-        problem = (
-            f"it has {MEL_ROWS} mel rows of tokens, the target {target[1]}; give "
-            f"clip.num_mel_bins={MEL_ROWS * PATCH[1]}"
-        )
-    elif kept > num_tokens:
-        problem = (
-            f"its table has {num_tokens} positions, the target {kept} audio tokens; raise clip.hop_samples or shorten "
-            "the clip"
-        )
-    if problem:
-        raise CheckpointError(
-            f"{keys.where}: {problem}. AudioMAE's positions can be cut, not interpolated: the table was made for a "
-            "grid of 8 x 64 and trained on one of 64 x 8"
-        )
-    conversion.put("audio_encoder.position_table", table_1LD[:, 1 : 1 + kept], f"pos_embed, rows 1 to {kept}")
-    conversion.grids["audio"] = target
-    if kept < num_tokens:
-        conversion.notes.append(f"the first {kept} of its {num_tokens} positions are kept")
+    conversion.grids["audio"] = (mel_time_steps(num_tokens, "pos_embed", keys), MEL_ROWS)
+    conversion.put("audio_encoder.position_table", table_1LD[:, 1:], f"pos_embed, rows 1 to {num_tokens}")
+    conversion.fixed_tables["audio_encoder.position_table"] = WRONG_GRID
     conversion.fill("audio_encoder.modality_embedding", table_1LD.new_zeros(1, 1, width), "0: it has no such embedding")
 
 

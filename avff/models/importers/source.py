@@ -33,6 +33,7 @@ class Conversion:
         grids: tokens per axis that the position tables in `tensors` are made for, time first: (time, height, width),
             (time, frequency). Of the modalities that the source holds.
         patches: sizes of a patch of each modality, time first; the target's config has to say the same.
+        fixed_tables: our name of a position table whose rows lie on no grid -> why; it can be cut, not resampled.
         num_slices: that the tensors of A2V and V2A were made for; None where the source holds neither.
         layer_norm_eps: of the modalities that the source holds; the target's config has to say the same.
         mel: mean and standard deviation that its log-mel input was normalised by (x - mean) / std; None without sound.
@@ -47,6 +48,7 @@ class Conversion:
     left_out: dict[str, str] = field(default_factory=dict)
     grids: dict[Modality, tuple[int, ...]] = field(default_factory=dict)
     patches: dict[Modality, tuple[int, ...]] = field(default_factory=lambda: {"video": (2, 16, 16), "audio": (16, 16)})
+    fixed_tables: dict[str, str] = field(default_factory=dict)
     num_slices: int | None = None
     layer_norm_eps: dict[Modality, float] = field(default_factory=dict)
     mel: tuple[float, float] | None = None
