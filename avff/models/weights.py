@@ -101,9 +101,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, 
         OSError: what the library calls a SafetensorError; writing fails for reasons of the disk alone.
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.touch()
+    mode = path.stat().st_mode
     try:
         # Unlike `save`, it lets other threads run and needs no second copy in memory.
         safetensors.torch.save_file(whole, path, metadata=dict(about) if about else None)
+        path.chmod(mode)  # the library lets nobody but the owner read it, whatever the umask
     except safetensors.SafetensorError as error:
         raise OSError(f"{path}: {error}") from error
 

@@ -1,6 +1,7 @@
 """Weight files: round trip, strictness, and what each error says."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,15 @@ def test_what_was_adapted_for_lora_starts_a_network_without_it(classifier, odd_c
     save_weights(path, {name: tensor for name, tensor in tensors.items() if name not in lora}, {**sidecar, "new": lora})
     plain = odd_config("finetune")
     assert load_initial_weights(build_model(plain), path, plain) == []
+
+
+def test_others_may_read_what_the_umask_lets_them_read(tmp_path, odd_config) -> None:
+    config = odd_config()
+    for umask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(umask)
+        try:
+            path = tmp_path / f"{umask}.safetensors"
+            save_weights(path, {"a": torch.ones(1)}, make_sidecar("a test", config))
+        finally:
+            os.umask(before)
+        assert [p.stat().st_mode & 0o777 for p in (path, path.with_suffix(".json"))] == [mode, mode]
