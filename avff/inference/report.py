@@ -4,6 +4,7 @@ from typing import Any
 
 from avff.evaluation.aggregate import WINDOW_AGGREGATION, ClipScore, Logits, WindowScore, known_probability, probability
 from avff.inference.predict import Prediction, Segment
+from avff.schema import Track
 
 REASONS = {
     "NO_FACE": "no face was found",
@@ -57,6 +58,7 @@ def _segment(segment: Segment) -> dict[str, Any]:
         "status": segment.status,
         **(_heads(segment.score.logits) if segment.score else {}),
         "tracks": _track_scores(segment.score),
+        "faces": [{"track": track.id, "box": _mean_box(track)} for track in segment.tracks],
         "windows": [_window(window, segment.start_seconds, segment.window_seconds) for window in segment.windows],
     }
 
@@ -64,6 +66,11 @@ def _segment(segment: Segment) -> dict[str, Any]:
 def _track_scores(score: ClipScore | None) -> list[dict[str, Any]]:
     tracks = score.tracks if score else ()
     return [{"track": t.track, "num_windows": t.num_windows, **_heads(t.logits)} for t in tracks]
+
+
+def _mean_box(track: Track) -> list[float]:
+    """Returns x0, y0, x1, y1 in pixels of the file, the mean over the segment's pictures."""
+    return [round(sum(corners) / len(corners), 1) for corners in zip(*track.boxes, strict=True)]
 
 
 def _window(window: WindowScore, offset_seconds: float, window_seconds: float) -> dict[str, Any]:

@@ -60,7 +60,10 @@ def test_predict_equals_evaluating_with_faces_found(make_run, tmp_path):
     path = sorted((tmp_path / "heads/videos").glob("*.mp4"))[0]
     prediction = predict_file(path, detector)
     assert prediction.verdict in ("REAL", "FAKE") and prediction.score.track == 0
-    assert min(prediction.segments[0].tracks[0].scores) >= 0.9
+    (track,) = prediction.segments[0].tracks
+    assert min(track.scores) >= 0.9
+    (face,) = as_json(prediction)["segments"][0]["faces"]
+    assert face == {"track": 0, "box": pytest.approx(np.mean(track.boxes, axis=0), abs=0.051)}
     assert_equal_to_evaluation(prediction, evaluate_file(path, detector, tmp_path))
 
 
