@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import shlex
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,11 @@ PLAIN_CLASSES: list[Any] = [
 """Classes that published checkpoints hold beside tensors (arguments, best scores) and that can do nothing but hold."""
 
 
+GIT_LFS = b"version https://git-lfs"
+PICKLE, ZIP = b"\x80", b"PK"
+"""What a checkpoint of torch begins with: a pickle's protocol, or the zip archive around it."""
+
+
 def read_published(path: Path) -> dict[str, Tensor]:
     """Returns the weights of a published file, on the CPU, without the `module.` that DataParallel puts before keys.
 
@@ -47,10 +53,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load_file(path)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path}: not a whole .safetensors file: {error}") from error
+        raise CheckpointError(_no_checkpoint(path) or f"{path}: not a whole .safetensors file: {error}") from error
 
 
 def _read_pickle(path: Path) -> Any:
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start and not start.startswith((PICKLE, ZIP)):
+        raise CheckpointError(_no_checkpoint(path) or f"{path}: not a checkpoint of torch; it begins with {start!r}")
     try:
         with torch.serialization.safe_globals(PLAIN_CLASSES):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -58,13 +68,32 @@ def _read_pickle(path: Path) -> Any:
         raise CheckpointError(
             f"{path}: is a pickle that asks for more than tensors, and could run any code; it was not opened "
             f"({_what_it_asks_for(error)}). If you trust it, convert it on a machine that holds nothing of value:\n"
-            "  python -c \"import sys, torch; c = torch.load(sys.argv[1], weights_only=False, map_location='cpu'); "
-            "w = next((c[k] for k in ('model', 'state_dict') if k in c), c); "
-            f'torch.save({{k: v for k, v in w.items() if torch.is_tensor(v)}}, sys.argv[2])" {path.name} plain.pt\n'
-            "and bring plain.pt back"
+            f"  {_conversion_command(path)}\nand bring plain.pt back"
         ) from error
     except (RuntimeError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path}: not a whole torch checkpoint: {error}") from error
+
+
+def _no_checkpoint(path: Path) -> str:
+    """Says what a download brought instead of a checkpoint; empty where that is not known."""
+    with path.open("rb") as file:
+        start = file.read(256).lstrip()
+    if start.startswith(GIT_LFS):
+        return f"{path}: is a pointer of git-lfs, not the file; fetch the file with git lfs pull"
+    if start.startswith(b"<"):
+        return f"{path}: is a web page, not a checkpoint; download it again, from the link of the file itself"
+    return ""
+
+
+def _conversion_command(path: Path) -> str:
+    """Returns the command that keeps the tensors of a file alone: of a table, below a container, or of a module."""
+    return (
+        "python -c \"import sys, torch; c = torch.load(sys.argv[1], weights_only=False, map_location='cpu'); "
+        f"w = next((c[k] for k in {CONTAINERS} if k in c), c) if isinstance(c, dict) else c; "
+        "w = w.state_dict() if hasattr(w, 'state_dict') else w; "
+        'torch.save({k: v for k, v in w.items() if torch.is_tensor(v)}, sys.argv[2])" '
+        f"{shlex.quote(path.name)} plain.pt"
+    )
 
 
 def _what_it_asks_for(error: pickle.UnpicklingError) -> str:
