@@ -44,14 +44,16 @@ ROOMS = {
     "building": NOUNS | {"progress", "media", "data"},
     "preprocess": {"errors", "config", "batch", "seeding"},
     "models": NOUNS - {"batch", "schema"},
+    "checkpoints": {"errors", "config", "strict_yaml", "run_folder", "models"},
     "checkpoint_files": {"errors", "files", "run_folder", "models"},
     "objectives": NOUNS | {"distributed", "models"},
     "evaluation": NOUNS | {"distributed"},
-    "inference": NOUNS | {"progress", "run_folder", "media", "data", "building", "preprocess", "models", "evaluation"},
+    "inference": NOUNS
+    | {"progress", "run_folder", "media", "data", "building", "preprocess", "models", "checkpoints", "evaluation"},
     "features": NOUNS
     | {"progress", "run_folder", "data", "building", "preprocess", "models", "evaluation", "inference"},
     "exporting": (NOUNS - {"schema", "json_lines", "seeding"})
-    | {"run_folder", "media", "preprocess", "models", "evaluation"},
+    | {"run_folder", "media", "preprocess", "models", "checkpoints", "evaluation"},
     "report": {"errors", "config", "strict_yaml", "files", "json_lines", "run_folder", "run_lock"},
     "engine": NOUNS
     | {

@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from avff import run_folder
 from avff.checkpoint_files import CanonicalState, Comparison, compare
+from avff.checkpoints import read_checkpoint
 from avff.config import Modality
 from avff.errors import AvffError, CheckpointError, ConfigError
 from avff.exporting.average import average_checkpoints
 from avff.exporting.folder import write_folder
-from avff.exporting.weights import Export, What, export_weights, read_checkpoint
+from avff.exporting.weights import Export, What, export_weights
 from avff.files import sha256_of
 from avff.models.weights import save_weights
 from avff.run_folder import resolve_checkpoint

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import torch
 
+from avff.checkpoints import Checkpoint, config_differences, read_checkpoint
 from avff.errors import CheckpointError
-from avff.exporting.weights import Checkpoint, Export, describe_export, model_differences, read_checkpoint
+from avff.exporting.weights import Export, describe_export
 from avff.run_folder import CheckpointRef
 
 
@@ -37,7 +38,10 @@ def average_checkpoints(references: Sequence[CheckpointRef]) -> Export:
 
 
 def _check_same(one: Checkpoint, other: Checkpoint) -> None:
-    problems = model_differences(one, other)
+    differences = config_differences(one.config, other.config)
+    problems = [f"{key} {ours!r} against {theirs!r}" for key, ours, theirs in differences]
+    if one.build != other.build:
+        problems.append(f"build {one.build!r} against {other.build!r}")
     problems += [f"{name} only in one of them" for name in sorted(one.tensors.keys() ^ other.tensors.keys())]
     problems += [
         f"{name} is {tensor.dtype}, which has no mean"

@@ -9,8 +9,8 @@ import yaml
 
 from avff import __version__
 from avff.build_config import BuildConfig
+from avff.checkpoints import Checkpoint
 from avff.errors import CheckpointError
-from avff.exporting.weights import Checkpoint
 from avff.run_folder import FOLDER_WEIGHTS
 from avff.strict_yaml import from_dict
 

@@ -11,11 +11,12 @@ import os
 import shutil
 from pathlib import Path
 
+from avff.checkpoints import Checkpoint
 from avff.config import save_config
 from avff.errors import CheckpointError
 from avff.exporting.card import model_card
 from avff.exporting.inputs import preprocessing
-from avff.exporting.weights import Checkpoint, export_weights
+from avff.exporting.weights import export_weights
 from avff.files import sha256_of, sync
 from avff.models.weights import save_weights
 from avff.run_folder import FOLDER_WEIGHTS

@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from avff.checkpoints import Checkpoint, load_classifier
 from avff.config import Config
 from avff.errors import CheckpointError, ConfigError
 from avff.exporting.inputs import preprocessing
-from avff.exporting.weights import Checkpoint, describe_export, require_classifier
+from avff.exporting.weights import describe_export
 from avff.files import sha256_of, sync
-from avff.models.build import build_classifier
 from avff.models.classifier import Classifier
-from avff.models.weights import load_into
 
 INPUTS = ("video_BTCHW", "mel_BMF")
 OUTPUTS = ("overall_logit", "video_logit", "audio_logit")
@@ -60,10 +59,7 @@ class Forward(nn.Module):
 
 def load_forward(checkpoint: Checkpoint) -> Forward:
     """Returns the checkpoint's classifier; raises CheckpointError for weights that score no clips."""
-    require_classifier(checkpoint)
-    model = build_classifier(checkpoint.config)
-    load_into(model, checkpoint.tensors, str(checkpoint.reference.weights_path))
-    return Forward(model)
+    return Forward(load_classifier(checkpoint))
 
 
 def require_onnx() -> None:

@@ -14,18 +14,17 @@ from torch import Tensor
 
 from avff.batch import UNKNOWN, AVBatch, ModelInputs
 from avff.build_config import BuildConfig
+from avff.checkpoints import load_classifier, read_checkpoint
 from avff.config import Config
 from avff.errors import CheckpointError, MediaError
 from avff.evaluation.aggregate import DEFAULT_THRESHOLD, Logits, WindowScore, aggregate, probability
-from avff.exporting.weights import read_checkpoint, require_classifier
 from avff.models import classifier
-from avff.models.build import build_classifier
 from avff.models.patches import patchify_audio, patchify_video
-from avff.models.weights import load_into
 from avff.preprocess import Preprocess
 from avff.run_folder import resolve_checkpoint
 from avff.strict_yaml import from_dict
 
+Shown = Literal["box", "middle square", "whole frame"]
 Box = Sequence[float] | Sequence[Sequence[float]] | np.ndarray
 
 
@@ -54,6 +53,7 @@ class FilePrediction:
         threshold_is_default: the model brings none, so 0.5 stands in.
         windows: in order of time.
         skipped: stretches that could not be judged, and why.
+        shown: what of each picture the model was shown.
     """
 
     path: Path
@@ -65,6 +65,7 @@ class FilePrediction:
     threshold_is_default: bool
     windows: tuple[WindowPrediction, ...]
     skipped: tuple[str, ...]
+    shown: Shown
 
     def __str__(self) -> str:
         kind = "default threshold" if self.threshold_is_default else "threshold"
@@ -73,6 +74,10 @@ class FilePrediction:
             f"{self.threshold:.4f}); picture {self.video_fake_probability:.4f}, sound {self.audio_fake_probability:.4f}; "
             f"{len(self.windows)} windows"
         ]
+        if self.shown == "middle square":
+            lines.append(
+                "  the middle square of each picture was taken as a face crop; where it shows more, give box=(x0, y0, x1, y1)"
+            )
         return "\n".join([*lines, *(f"  not judged: {words}" for words in self.skipped)])
 
 
@@ -136,7 +141,8 @@ class PortableDetector:
         words = tuple(map(str, skipped))
         if not scores:
             raise MediaError(f"{path}: nothing in it can be judged: {'; '.join(words)}", reason=skipped[0].reason)
-        return self._verdict(path, scores, words)
+        whole: Shown = "whole frame" if self._require_build().mode == "frame" else "middle square"
+        return self._verdict(path, scores, words, whole if box is None else "box")
 
     @torch.inference_mode()
     def __call__(self, video_BTHWC: Tensor, waveform_BN: Tensor) -> classifier.Logits:
@@ -191,7 +197,9 @@ class PortableDetector:
             for window, logits in zip(windows, logits_BH, strict=True)
         ]
 
-    def _verdict(self, path: Path, scores: Iterable[WindowScore], skipped: tuple[str, ...]) -> FilePrediction:
+    def _verdict(
+        self, path: Path, scores: Iterable[WindowScore], skipped: tuple[str, ...], shown: Shown
+    ) -> FilePrediction:
         scores = list(scores)
         decisive = max(aggregate(scores).values(), key=lambda score: score.logits.overall).logits
         threshold = DEFAULT_THRESHOLD if self.threshold is None else self.threshold
@@ -210,6 +218,7 @@ class PortableDetector:
                 for score in scores
             ),
             skipped=skipped,
+            shown=shown,
         )
 
     def _require_build(self) -> BuildConfig:
@@ -234,13 +243,10 @@ def _probabilities(logits: Logits) -> dict[str, float]:
 def load_model(name: str | Path, *, device: str | torch.device = "cpu") -> PortableDetector:
     """Opens a model folder, `RUN[:best|last|step-N][:raw]` or a `.safetensors` file of a classifier; see avff.load_model."""
     checkpoint = read_checkpoint(resolve_checkpoint(str(name)))
-    require_classifier(checkpoint)
-    model = build_classifier(checkpoint.config)
-    load_into(model, checkpoint.tensors, str(checkpoint.reference.weights_path))
     build = checkpoint.build
     where = f"{checkpoint.reference.weights_path}: build"
     return PortableDetector(
-        model,
+        load_classifier(checkpoint),
         checkpoint.config,
         build=None if build is None else from_dict(BuildConfig, build, where=where),
         threshold=checkpoint.reference.threshold,

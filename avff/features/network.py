@@ -16,6 +16,7 @@ from avff.data.views import AVView
 from avff.errors import CheckpointError
 from avff.models.build import build_model
 from avff.models.classifier import Classifier
+from avff.models.lora import merge_lora
 from avff.models.patches import patchify_audio, patchify_video
 from avff.models.pretrain import PretrainModel
 from avff.models.weights import load_into, load_weights
@@ -104,8 +105,9 @@ def load_network(reference: CheckpointRef, features: Collection[str]) -> Feature
     """
     path = reference.weights_path
     tensors, sidecar = load_weights(path)
+    tensors, config = merge_lora(tensors, reference.config)
     _check_trained(tensors, sidecar.get("new", ()), features, str(path))
-    model = build_model(reference.config)
+    model = build_model(config)
     for part in parts_of(features):
         own = {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
         load_into(getattr(model, part), own, f"{path}: {part}")

@@ -1,7 +1,7 @@
 """A finetuned checkpoint of ours that scores clips."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from avff.batch import AVBatch, Clip
 from avff.build_config import BuildConfig
 from avff.building.samples import build_samples
 from avff.building.sources import single_source
+from avff.checkpoints import Checkpoint, config_differences, load_classifier, read_checkpoint
 from avff.config import Config
 from avff.data.selection import StoredSample
 from avff.data.shards import ShardDirectory
@@ -23,12 +24,10 @@ from avff.evaluation.aggregate import Logits, WindowScore
 from avff.files import sha256_of
 from avff.inference.detector import FilePart
 from avff.inference.provenance import check_build, describe_build
-from avff.models.build import build_classifier
 from avff.models.classifier import Classifier
-from avff.models.weights import NOT_IN_WEIGHTS, load_into, load_weights
 from avff.preprocess import Preprocess
 from avff.run_folder import CheckpointRef, resolve_checkpoint
-from avff.strict_yaml import flatten, from_dict
+from avff.strict_yaml import from_dict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +132,7 @@ class AvffDetector:
 
 
 def load_avff_detector(checkpoint: str, device: torch.device, config: Config | None = None) -> AvffDetector:
-    """Loads `RUN[:best|last|step-N][:raw]` or a `.safetensors` file with its sidecar.
+    """Loads `RUN[:best|last|step-N][:raw]`, a model folder or a `.safetensors` file with its sidecar; LoRA is merged.
 
     Args:
         config: an experiment that the checkpoint has to fit; its model and clip sections are compared.
@@ -141,9 +140,11 @@ def load_avff_detector(checkpoint: str, device: torch.device, config: Config | N
     Raises:
         CheckpointError: no such checkpoint, of another stage or model, or weights that do not fit it.
     """
-    reference = resolve_checkpoint(checkpoint)
-    _check_stage(checkpoint, reference, config)
-    return make_detector(reference, _load_model(reference).to(device), device)
+    read = read_checkpoint(resolve_checkpoint(checkpoint))
+    model = load_classifier(read)
+    if config is not None:
+        _check_same(read, config)
+    return make_detector(replace(read.reference, config=read.config), model.to(device), device)
 
 
 def make_detector(reference: CheckpointRef, model: Classifier, device: torch.device) -> AvffDetector:
@@ -167,32 +168,9 @@ def make_detector(reference: CheckpointRef, model: Classifier, device: torch.dev
     )
 
 
-def _check_stage(checkpoint: str, reference: CheckpointRef, config: Config | None) -> None:
-    """Reports everything that keeps this checkpoint from scoring, at once."""
-    problems = []
-    if reference.config.stage != "finetune":
-        problems.append(
-            f"it is of stage {reference.config.stage!r}, which has no real/fake heads; finetune it first: "
-            "tools/adapt_weights.py, then avff train with stage: finetune"
-        )
-    if config is not None:
-        problems += [
-            f"{key} is {theirs!r} in the checkpoint, {ours!r} in the config"
-            for key, theirs, ours in _differences(reference.config, config)
-        ]
+def _check_same(checkpoint: Checkpoint, config: Config) -> None:
+    """Raises CheckpointError with every setting in which the checkpoint is not the experiment's."""
+    differences = config_differences(checkpoint.config, config)
+    problems = [f"{key} is {theirs!r} in the checkpoint, {ours!r} in the config" for key, theirs, ours in differences]
     if problems:
-        raise CheckpointError(f"{checkpoint}: " + "\n  ".join(problems))
-
-
-def _differences(theirs: Config, ours: Config) -> list[tuple[str, Any, Any]]:
-    """Returns (key, theirs, ours) of the fields that change the model or its input."""
-    before, after = flatten(theirs), flatten(ours)
-    keys = ["stage", *(key for key in before if key.startswith(("clip.", "model.")) and key not in NOT_IN_WEIGHTS)]
-    return [(key, before[key], after[key]) for key in keys if before[key] != after[key]]
-
-
-def _load_model(reference: CheckpointRef) -> Classifier:
-    tensors, _ = load_weights(reference.weights_path)
-    model = build_classifier(reference.config)
-    load_into(model, tensors, str(reference.weights_path))
-    return model
+        raise CheckpointError(f"{checkpoint.reference.weights_path}: " + "\n  ".join(problems))

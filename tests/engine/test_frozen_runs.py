@@ -203,6 +203,8 @@ def test_the_metrics_name_few_rates(runs):
 
 def test_a_checkpoint_with_lora_scores_and_merges(runs, config_of):
     detector = load_detector(f"{runs / 'lora1'}:last", device="cpu")
-    assert detector.model.video_encoder.stack.blocks[0].attn.qkv.lora_up.abs().max() > 0
-    tensors, plain_config = merge_lora(tensors_of(runs / "lora1", EMA), config_of("x", "lora", 1))
+    stored = tensors_of(runs / "lora1", EMA)
+    assert stored["video_encoder.stack.blocks.0.attn.qkv.lora_up"].abs().max() > 0
+    tensors, plain_config = merge_lora(stored, config_of("x", "lora", 1))
     load_into(build_model(plain_config), tensors, "merged")
+    assert all(torch.equal(tensor, tensors[name]) for name, tensor in detector.model.state_dict().items())

@@ -8,9 +8,9 @@ import torch
 from exported import BUILD, VALIDATION
 
 import avff
+from avff.checkpoints import read_checkpoint
 from avff.config import save_config
 from avff.exporting.graph import example_inputs
-from avff.exporting.weights import read_checkpoint
 from avff.files import sha256_of
 from avff.models import build_model
 from avff.models.weights import load_initial_weights, load_into, load_weights

@@ -8,9 +8,9 @@ import pytest
 import torch
 from test_exports import MARLIN
 
+from avff.checkpoints import read_checkpoint
 from avff.errors import CheckpointError
 from avff.exporting import graph
-from avff.exporting.weights import read_checkpoint
 from avff.files import sha256_of
 from avff.run_folder import resolve_checkpoint
 

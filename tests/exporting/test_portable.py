@@ -97,6 +97,14 @@ def test_boxes_and_centre_squares_give_the_windows_of_shards(make_run, tmp_path,
     assert difference(aside) > 5
 
 
+def test_a_verdict_on_more_than_a_face_says_what_was_shown(make_run, tmp_path):
+    model = avff.load_model(make_run(build=BOX_BUILD))
+    path = write_clip(tmp_path / "clip.mov")
+    whole, boxed = model.predict(path), model.predict(path, box=(20, 10, 60, 50))
+    assert whole.shown == "middle square" and "middle square of each picture was taken as a face crop" in str(whole)
+    assert boxed.shown == "box" and "face crop" not in str(boxed)
+
+
 def test_every_picture_finds_its_own_box(make_run, tmp_path):
     frames = np.zeros((50, 64, 96, 3), np.uint8)
     boxes = np.array([[20 + i, 20, 36 + i, 36] for i in range(50)], dtype=float)

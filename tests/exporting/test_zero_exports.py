@@ -11,7 +11,8 @@ import torch
 from little_runs import build_shards
 from safetensors.torch import load_file as load_tensors
 
-from avff.exporting.weights import export_weights, read_checkpoint
+from avff.checkpoints import read_checkpoint
+from avff.exporting.weights import export_weights
 from avff.files import sha256_of
 from avff.models import build_model
 from avff.models.weights import load_into, load_weights, save_weights

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from made_checkpoints import add_weights
 
+from avff.checkpoints import read_checkpoint
 from avff.cli import main
 from avff.exporting.folder import write_folder
-from avff.exporting.weights import read_checkpoint
 from avff.models.build import build_model
 from avff.run_folder import resolve_checkpoint
 

@@ -3,15 +3,19 @@
 import dataclasses
 
 import pytest
+import torch
 
+import avff
 from avff.build_config import BuildConfig
+from avff.checkpoints import read_checkpoint
 from avff.cli import main
 from avff.data.shards import read_sample
 from avff.errors import CheckpointError, ConfigError
 from avff.exporting.folder import write_folder
-from avff.exporting.weights import read_checkpoint
 from avff.files import sha256_of
 from avff.inference.load import load_detector
+from avff.models.build import build_model
+from avff.models.weights import load_weights, make_sidecar, save_weights
 from avff.run_folder import resolve_checkpoint
 from avff.strict_yaml import to_dict
 
@@ -80,6 +84,27 @@ def test_a_run_without_average_has_a_threshold_of_its_raw_weights(make_run):
 def test_a_pretraining_checkpoint_has_no_heads(make_run):
     with pytest.raises(CheckpointError, match=r"stage 'pretrain', which has no real/fake heads; finetune it first"):
         load_detector(str(make_run("pretrain")), device="cpu")
+
+
+def test_every_door_says_the_same_of_the_same_file(make_run, tiny_config, tmp_path):
+    """A start for LoRA leaves its matrices out and is the plain classifier; one without heads scores nowhere."""
+    reference = resolve_checkpoint(str(make_run()))
+    tensors, _ = load_weights(reference.weights_path)
+    config = tiny_config("finetune", finetune={"encoders": "lora"})
+    start, headless = tmp_path / "start.safetensors", tmp_path / "headless.safetensors"
+    lora = [name for name in build_model(config).state_dict() if name not in tensors]
+    save_weights(start, tensors, make_sidecar("start", config, new=lora, trained_on=[]))
+    heads = [name for name in tensors if "head" in name]
+    rest = {name: tensor for name, tensor in tensors.items() if name not in heads}
+    save_weights(headless, rest, make_sidecar("headless", reference.config, new=heads, trained_on=[]))
+    for model in (load_detector(str(start), device="cpu").model, avff.load_model(start).model):
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in model.state_dict().items())
+    said = set()
+    for load in (load_detector, avff.load_model):
+        with pytest.raises(CheckpointError, match=rf"lacks {len(heads)} tensors of a classifier") as raised:
+            load(str(headless), device="cpu")
+        said.add(str(raised.value))
+    assert lora and len(said) == 1
 
 
 def test_a_config_of_another_model_is_refused_with_both_values(make_run):
