@@ -13,7 +13,7 @@ from avff.files import sha256_of
 from avff.models.adapt import Adapted, adapt_conversion, merge, only_modality
 from avff.models.adapt_stages import adapt_weights
 from avff.models.adapt_tables import fixed_tables_of
-from avff.models.importers.reading import read_published
+from avff.models.importers.reading import read_with_notes
 from avff.models.importers.registry import recognise, source_named
 from avff.models.importers.source import Source, convert
 from avff.models.ledger import KeyLedger
@@ -28,12 +28,14 @@ class WeightFile:
     Attributes:
         source: whose published checkpoint it is; None for a file of ours.
         sidecar: of a file of ours; empty for a published one.
+        notes: what else a published file holds.
     """
 
     path: Path
     tensors: dict[str, Tensor]
     source: Source | None
     sidecar: dict[str, Any]
+    notes: Sequence[str] = ()
 
     @property
     def title(self) -> str:
@@ -74,15 +76,15 @@ def open_weights(path: Path, format_name: str = "") -> WeightFile:
     if is_own(path) and not format_name:
         tensors, sidecar = load_weights(path)
         return WeightFile(path, tensors, None, sidecar)
-    tensors = read_published(path)
+    tensors, notes = read_with_notes(path)
     if format_name:
-        return WeightFile(path, tensors, source_named(format_name), {})
+        return WeightFile(path, tensors, source_named(format_name), {}, notes)
     if "video_encoder.patch_embed.weight" in tensors or "audio_encoder.patch_embed.weight" in tensors:
         raise CheckpointError(
             f"{path}: holds keys of avff, but {path.with_suffix('.json').name}, which says for which config, is not "
             "beside it"
         )
-    return WeightFile(path, tensors, recognise(tensors, path), {})
+    return WeightFile(path, tensors, recognise(tensors, path), {}, notes)
 
 
 def adapt_file(file: WeightFile, only: Modality | None, target: Config) -> Adapted:
@@ -105,6 +107,7 @@ def adapt_file(file: WeightFile, only: Modality | None, target: Config) -> Adapt
         ledger.notes += [note for note in notes if note.split()[0] in ledger.interpolated]
         return Adapted(where, tensors, ledger)
     conversion = convert(file.source, file.tensors, where, target)
+    conversion.notes += file.notes
     if only:
         conversion = only_modality(conversion, only, where, file.tensors)
     adapted = adapt_conversion(conversion, file.source, target, where=where, file_keys=file.tensors)

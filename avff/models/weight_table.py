@@ -10,7 +10,7 @@ from torch import Tensor
 from avff.errors import CheckpointError
 from avff.files import sha256_of
 from avff.models.adapt_files import is_own
-from avff.models.importers.reading import read_published
+from avff.models.importers.reading import read_with_notes
 from avff.models.importers.registry import recognise, source_named
 from avff.models.ledger import join_numbered
 from avff.models.weights import load_weights
@@ -34,8 +34,8 @@ def describe_file(path: Path, format_name: str = "", *, every_key: bool = False)
         tensors, sidecar = load_weights(path)
         facts = list(_own_facts(sidecar, path))
     else:
-        tensors = read_published(path)
-        facts = list(_published_facts(tensors, path, format_name))
+        tensors, notes = read_with_notes(path)
+        facts = [*_published_facts(tensors, path, format_name), *(("note", note) for note in notes)]
     size = path.stat().st_size
     total = sum(tensor.numel() for tensor in tensors.values())
     facts.insert(0, ("file", f"{path}, {size:,} bytes, sha256 {sha256_of(path)}"))

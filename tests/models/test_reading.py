@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from avff.errors import CheckpointError
-from avff.models.importers.reading import CONTAINERS, read_published
+from avff.models.importers.reading import CONTAINERS, read_published, read_with_notes
+from avff.models.weight_table import describe_file
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -57,5 +58,27 @@ def test_the_command_that_is_printed_makes_a_plain_file(tmp_path: Path, monkeypa
     assert command[:2] == ["python", "-c"]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["-c", *command[3:]])
+    exec(command[2], {})
+    assert list(read_published(tmp_path / "plain.pt")) == ["layer.weight"]
+
+
+def test_weights_beside_those_taken_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "two.pth"
+    content = {"model": TABLE, "model_ema": {"layer.weight": torch.zeros(2, 3)}, "optimizer": {"state": {}}, "epoch": 3}
+    torch.save(content, path)
+    tensors, notes = read_with_notes(path)
+    assert torch.equal(tensors["layer.weight"], TABLE["layer.weight"])
+    assert notes == ["model_ema (1 tensors) beside model is not taken"]
+    assert "note        model_ema (1 tensors) beside model is not taken" in describe_file(path)
+
+
+def test_two_tables_of_weights_are_refused_with_how_to_choose(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "two.pth"
+    torch.save({"model": {"a": torch.ones(1)}, "state_dict": TABLE}, path)
+    with pytest.raises(CheckpointError, match="holds weights under model and under state_dict") as caught:
+        read_published(path)
+    command = shlex.split(str(caught.value).splitlines()[1])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["-c", *command[3:-1], "state_dict"])
     exec(command[2], {})
     assert list(read_published(tmp_path / "plain.pt")) == ["layer.weight"]

@@ -42,11 +42,17 @@ def read_published(path: Path) -> dict[str, Tensor]:
         CheckpointError: no such file, not a checkpoint, nothing in it looks like weights, or a pickle that asks for
             more than tensors; that one is not executed.
     """
+    return read_with_notes(path)[0]
+
+
+def read_with_notes(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns what `read_published` does, and notes about tensors of the file that are not among the weights."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    return _strip_wrapping(_find_weights(content, path))
+    weights, notes = _find_weights(content, path)
+    return _strip_wrapping(weights), notes
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -102,22 +108,44 @@ def _what_it_asks_for(error: pickle.UnpicklingError) -> str:
     return next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0]).split(". ")[0]
 
 
-def _find_weights(content: Any, path: Path) -> dict[str, Tensor]:
-    """Returns the one mapping from names to tensors, looking below the usual containers."""
+def _find_weights(content: Any, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Returns the one mapping from names to tensors, looking below the usual containers, and what lies beside it."""
+    notes: list[str] = []
     while isinstance(content, Mapping):
         weights = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
         inner = [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]
+        full = [key for key in inner if _num_tensors(content[key])]
+        if len(full) > 1:
+            raise CheckpointError(_two_containers(full, path))
         if inner:
-            content = content[inner[0]]
+            taken = (full or inner)[0]
+            beside = {key: _num_tensors(value) for key, value in content.items() if key != taken}
+            notes += [f"{key} ({count} tensors) beside {taken} is not taken" for key, count in beside.items() if count]
+            content = content[taken]
             continue
         others = [name for name in content if name not in weights]
         if weights and not others:
-            return weights
+            return weights, notes
         raise CheckpointError(
             f"{path}: holds no plain table of weights; its keys are {', '.join(map(str, list(content)[:8]))}"
             f"{' ...' if len(content) > 8 else ''}, and weights are looked for there or under {', '.join(CONTAINERS)}"
         )
     raise CheckpointError(f"{path}: holds a {type(content).__name__}, not a table of weights")
+
+
+def _num_tensors(value: Any) -> int:
+    """Counts a tensor, or those of a table; what an optimizer keeps lies deeper."""
+    values = value.values() if isinstance(value, Mapping) else [value]
+    return sum(isinstance(one, Tensor) for one in values)
+
+
+def _two_containers(keys: list[str], path: Path) -> str:
+    return (
+        f"{path}: holds weights under {' and under '.join(keys)}; make a file with one of them:\n"
+        "  python -c \"import sys, torch; c = torch.load(sys.argv[1], weights_only=False, map_location='cpu'); "
+        f'torch.save(c[sys.argv[3]], sys.argv[2])" {shlex.quote(path.name)} plain.pt {keys[0]}\n'
+        "(the file asks for no more than tensors, so that this runs nothing of it)"
+    )
 
 
 def _strip_wrapping(weights: dict[str, Tensor]) -> dict[str, Tensor]:
