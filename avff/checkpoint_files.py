@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from avff import run_folder
+from avff import __version__, run_folder
 from avff.errors import CheckpointError
 from avff.files import sha256_of, sync, write_durably
 from avff.models.weights import save_tensors
@@ -109,6 +109,12 @@ class CanonicalState:
                 file = safe_open(path, framework="pt")
                 about = json.loads((file.metadata() or {})["fragments"])
                 keys |= {name.partition("/")[0] for name in file.keys()}
+            if lacking := {"num_updates", "starts", "shapes"} - about.keys():
+                raise CheckpointError(
+                    f"{path}: does not record {', '.join(sorted(lacking))}; an older version of avff wrote it, whose "
+                    f"optimizer state this one ({__version__}) cannot read. Its weights can be: see tools/checkpoint.py "
+                    "export, or train on with the version that state.json names"
+                )
             self.num_updates: int = about["num_updates"]
             for name, start in about["starts"].items():
                 self._pieces.setdefault(name, []).append((file, start))

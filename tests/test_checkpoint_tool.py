@@ -1,18 +1,21 @@
 """tools/checkpoint.py from the command line, on checkpoints written as training writes them."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
-from avff import run_folder
+from avff import __version__, run_folder
 from avff.checkpoint_files import Piece, commit, list_files, write_pieces
 from avff.config import save_config
 from avff.files import write_durably
 from avff.models import build_model
-from avff.models.weights import load_into, load_weights, make_sidecar, save_weights
+from avff.models.weights import load_into, load_weights, make_sidecar, save_tensors, save_weights
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 
@@ -94,6 +97,18 @@ def test_inspect_says_what_a_checkpoint_is(run, add):
         "step-16.tmp: being written",
     ):
         assert expected in text
+
+
+def test_a_state_of_an_older_version_says_so(run, add):
+    run_dir = add("a", 8)
+    path = run_dir / "checkpoints/step-8/model/rank-00000.safetensors"
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["fragments"])
+    del about["shapes"]
+    save_tensors(path, load_file(path), {"fragments": json.dumps(about)})
+    code, _, problem = run("inspect", run_dir)
+    assert code == 2
+    assert f"{path}: does not record shapes; an older version of avff wrote it" in problem and __version__ in problem
 
 
 def test_verify_names_the_damaged_file_and_fails(run, add):
