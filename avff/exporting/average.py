@@ -7,6 +7,7 @@ import torch
 from avff.checkpoints import Checkpoint, config_differences, read_checkpoint
 from avff.errors import CheckpointError
 from avff.exporting.weights import Export, describe_export
+from avff.models.ledger import by_part
 from avff.run_folder import CheckpointRef
 
 
@@ -42,7 +43,17 @@ def _check_same(one: Checkpoint, other: Checkpoint) -> None:
     problems = [f"{key} {ours!r} against {theirs!r}" for key, ours, theirs in differences]
     if one.build != other.build:
         problems.append(f"build {one.build!r} against {other.build!r}")
-    problems += [f"{name} only in one of them" for name in sorted(one.tensors.keys() ^ other.tensors.keys())]
+    for holder, lacking in ((one, other), (other, one)):
+        if names := [name for name in holder.tensors if name not in lacking.tensors]:
+            problems.append(f"only {holder.reference.weights_path} holds {by_part(names)} tensors, such as {names[0]}")
+    both = one.tensors.keys() & other.tensors.keys()
+    unlike = [name for name in one.tensors if name in both and one.tensors[name].dtype != other.tensors[name].dtype]
+    if unlike:
+        first = unlike[0]
+        problems.append(
+            f"of another type: {by_part(unlike)} tensors, such as {first}, {one.tensors[first].dtype} against "
+            f"{other.tensors[first].dtype}"
+        )
     problems += [
         f"{name} is {tensor.dtype}, which has no mean"
         for name, tensor in other.tensors.items()

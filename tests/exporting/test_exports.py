@@ -13,7 +13,7 @@ from avff.config import save_config
 from avff.exporting.graph import example_inputs
 from avff.files import sha256_of
 from avff.models import build_model
-from avff.models.weights import load_initial_weights, load_into, load_weights
+from avff.models.weights import load_initial_weights, load_into, load_weights, save_weights
 from avff.run_folder import resolve_checkpoint
 from avff.strict_yaml import to_dict
 
@@ -121,6 +121,22 @@ def test_unlike_networks_have_no_mean(run, make_run, tmp_path):
     assert "learning_rate" not in problem and not (tmp_path / "mean.safetensors").exists()
     code, _, problem = run("average", one, f"{one}:last", "--output", tmp_path / "mean.safetensors")
     assert code == 2 and "two or more different checkpoints" in problem
+
+
+def test_unlike_tensors_are_counted_by_part(run, make_run, tmp_path):
+    run_dir = make_run(steps=(2, 4))
+    one, other = (tmp_path / name for name in ("one.safetensors", "half.safetensors"))
+    assert run("export", f"{run_dir}:step-2", "--output", one)[0] == 0
+    tensors, sidecar = load_weights(run_dir / "checkpoints/step-4/ema.safetensors")
+    left_out = [name for name in tensors if name.startswith(("a2v.", "v2a."))]
+    kept = {name: tensor.half() for name, tensor in tensors.items() if name not in left_out}
+    save_weights(other, kept, {**sidecar, "new": left_out})
+    code, _, problem = run("average", one, other, "--output", tmp_path / "mean.safetensors")
+    assert code == 2 and not (tmp_path / "mean.safetensors").exists()
+    by_part = ", ".join(f"{part} {sum(name.startswith(part) for name in left_out)}" for part in ("a2v", "v2a"))
+    assert f"only {one} holds {by_part} tensors, such as a2v." in problem
+    assert "of another type: audio_encoder " in problem and "torch.float32 against torch.float16" in problem
+    assert len(problem.splitlines()) == 3
 
 
 @pytest.mark.parametrize(
