@@ -114,6 +114,7 @@ def extract(
         "split": split,
         "shards": [directory.fingerprint for directory in directories],
         "part_samples": part_samples,
+        "avff": __version__,  # parts of two versions are not mixed
         **_network_settings(reference),
     }
     if check_folder(output, settings):

@@ -125,6 +125,14 @@ def test_other_settings_in_the_same_folder_are_refused_with_both_values(
         make(weights=other)
 
 
+def test_another_version_does_not_go_on(shard_directory, write_weights, run_extraction, monkeypatch):
+    weights = write_weights()
+    run_extraction(shard_directory.path, weights=weights)
+    monkeypatch.setattr(extract_module, "__version__", "99.0")
+    with pytest.raises(EvaluationError, match=r"made otherwise: avff '.*' there, '99\.0' now; give another --output"):
+        run_extraction(shard_directory.path, weights=weights)
+
+
 def test_a_folder_of_other_files_is_left_alone(shard_directory, run_extraction, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "video.npy").write_bytes(b"mine")
