@@ -89,6 +89,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("give --from, --to and --output, or --show alone")
     if arguments.sources and not (arguments.to and (arguments.output or arguments.dry_run)):
         parser.error("--from needs --to CONFIG and --output FILE (or --dry-run)")
+    if arguments.output and arguments.output.suffix != ".safetensors":
+        parser.error(f"--output {arguments.output}: a weight file's name ends in .safetensors")
     return arguments
 
 

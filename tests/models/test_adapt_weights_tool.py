@@ -204,6 +204,13 @@ def test_nonsense_on_the_command_line_is_refused(configs, published, capsys) -> 
         assert caught.value.code == 2 and "--to" in capsys.readouterr().err
 
 
+def test_an_output_of_another_kind_is_refused_before_any_work(configs, capsys) -> None:
+    with pytest.raises(SystemExit):
+        adapt_weights.main(["--from", "nowhere.pt", "--to", str(configs["stage2"]), "--output", "x.pt"])
+    problem = capsys.readouterr().err
+    assert "--output x.pt: a weight file's name ends in .safetensors" in problem and "nowhere" not in problem
+
+
 def test_an_exported_encoder_comes_back(tmp_path: Path, odd_config, run) -> None:
     """As tools/checkpoint.py export --what encoders --modality audio writes it: its sidecar lists what is not there."""
     source, weights, config = odd_config(), tmp_path / "audio.safetensors", tmp_path / "stage3.yaml"
