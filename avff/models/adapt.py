@@ -6,6 +6,7 @@ or another clip (avff.models.adapt_stages).
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from avff.config import Config, Modality
 from avff.errors import CheckpointError
-from avff.models.adapt_checks import MODALITIES, encoder_problems, has_part, num_blocks, unaccounted_keys
+from avff.models.adapt_checks import MODALITIES, encoder_problems, has_part, not_finite, num_blocks, unaccounted_keys
 from avff.models.adapt_tables import fit_tables
 from avff.models.build import build_model
 from avff.models.importers.source import Conversion, Source
@@ -21,6 +22,7 @@ from avff.models.ledger import KeyLedger, by_part
 from avff.models.lora import is_lora
 
 STAGE_3_PARTS = ("video_pool.", "audio_pool.", "video_head.", "audio_head.", "overall_head.")
+SHARED_PARTS = ("a2v.", "v2a.", "temperature.")
 STAGE_3_REASON = "stage 3's own part"
 NO_DECODERS_REASON = "stage 3 has no decoders"
 MEL_EMBEDDING = ("audio_encoder.patch_embed.weight", "audio_encoder.patch_embed.bias")
@@ -83,7 +85,7 @@ def fit(
     ledger = KeyLedger(notes=list(conversion.notes))
     dropped = {name: _reason(name, unwanted) for name in conversion.tensors if name not in tensors}
     ledger.dropped = conversion.dropped | _source_keys(dropped, conversion, file_keys)
-    problems = [*known_problems, *encoder_problems(tensors, conversion, target)]
+    problems = [*known_problems, *encoder_problems(tensors, conversion, target), *not_finite(tensors, conversion)]
     if not problems:
         tensors, problems = fit_tables(tensors, conversion, target, ledger)
     if not problems:
@@ -132,7 +134,7 @@ def only_modality(
         filled={name: why for name, why in conversion.filled.items() if name in kept},
         folded={name: why for name, why in conversion.folded.items() if name in kept},
         dropped=conversion.dropped | _source_keys(others, conversion, file_keys),
-        left_out=conversion.left_out | {"": f"{reason} of this file"},
+        left_out=conversion.left_out | dict.fromkeys(_other_parts(parts), f"{reason} of this file"),
         grids={modality: conversion.grids[modality]},
         fixed_tables=conversion.fixed_tables,
         patches=conversion.patches,
@@ -140,6 +142,11 @@ def only_modality(
         mel=conversion.mel if modality == "audio" else None,
         notes=conversion.notes,
     )
+
+
+def _other_parts(wanted: tuple[str, str]) -> list[str]:
+    names = ("video_encoder.", "audio_encoder.", "video_decoder.", "audio_decoder.", *SHARED_PARTS, *STAGE_3_PARTS)
+    return [name for name in names if name not in wanted]
 
 
 # ------------------------------------------------------------------------------------------- several sources
@@ -156,7 +163,9 @@ def merge(parts: Sequence[Adapted]) -> tuple[dict[str, Tensor], KeyLedger]:
     _check_disjoint(parts)
     merged = KeyLedger()
     tensors: dict[str, Tensor] = {}
-    for where, some, ledger in parts:
+    for path, some, ledger in parts:
+        # Folders of this machine say nothing to who reads the sidecar elsewhere.
+        where = Path(path).name
         tensors |= some
         merged.mapped += ledger.mapped
         merged.made_of |= {name: f"{where}: {theirs}" for name, theirs in ledger.made_of.items()}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from avff.config import MODEL_SIZES, Config, Modality
 from avff.models.importers.source import Conversion
-from avff.models.ledger import KeyLedger
+from avff.models.ledger import KeyLedger, join_numbered
 
 MODALITIES: tuple[Modality, Modality] = ("video", "audio")
 
@@ -42,6 +42,17 @@ def encoder_problems(tensors: Mapping[str, Tensor], conversion: Conversion, targ
         if eps != ours:
             problems.append(eps_problem(f"model.{modality}_layer_norm_eps", eps, ours))
     return problems
+
+
+def not_finite(tensors: Mapping[str, Tensor], conversion: Conversion) -> list[str]:
+    """Says which keys of the source hold NaN or infinite numbers."""
+    wrong = [conversion.made_of.get(name, name) for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if not wrong:
+        return []
+    names = ", ".join(join_numbered(dict.fromkeys(wrong)))
+    return [
+        f"NaN or infinite numbers in {names}; the weights are spoilt, take an earlier checkpoint or fetch them again"
+    ]
 
 
 def eps_problem(name: str, theirs: float, ours: float) -> str:

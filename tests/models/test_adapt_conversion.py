@@ -182,3 +182,39 @@ def test_a_key_that_nobody_accounts_for_is_an_error(marlin, target) -> None:
     assert any(
         "unexpected key video_encoder.stack.nrm.bias (nearest: video_encoder.stack.norm.bias" in s for s in lines
     )
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused_by_name(marlin, target, value) -> None:
+    spoilt = {name: tensor.clone() for name, tensor in marlin.items()}
+    for name in ("encoder.blocks.0.norm1.bias", "encoder.blocks.1.norm1.bias", "encoder.norm.weight"):
+        spoilt[name][3] = value
+    with pytest.raises(
+        CheckpointError, match=r"NaN or infinite .* in encoder\.blocks\.0-1\.norm1\.bias, encoder\.norm"
+    ):
+        adapted(MARLIN, spoilt, target())
+    config = target()
+    own = build_model(config).state_dict()
+    own["a2v.norm.bias"][0] = value
+    with pytest.raises(CheckpointError, match=r"runs/one: NaN or infinite numbers in a2v\.norm\.bias"):
+        adapt_weights(own, config, config, where="runs/one")
+
+
+def test_asking_for_one_modality_excuses_no_key_of_it(target) -> None:
+    config = target(video_layer_norm_eps=1e-6, audio_layer_norm_eps=1e-5)
+    weights = sound.seeded(sound.cav_mae_layout(96, own=3), seed=3)
+    conversion = convert(CAV_MAE, weights, "cav_mae", config)
+    del conversion.tensors["audio_encoder.stack.norm.bias"]
+    only = only_modality(conversion, "audio", "cav_mae", weights)
+    with pytest.raises(CheckpointError) as caught:
+        adapt_conversion(only, CAV_MAE, config, file_keys=weights)
+    assert str(caught.value) == "cav_mae: missing key audio_encoder.stack.norm.bias [96]"
+
+
+def test_a_ledger_of_two_files_holds_no_folders(marlin, audiomae, target) -> None:
+    config = target()
+    parts = [adapted(MARLIN, marlin, config), adapted(AUDIOMAE, audiomae, config)]
+    folders = ("/home/me/m.pt", "/home/me/a.pth")
+    merged = merge([part._replace(where=where) for part, where in zip(parts, folders, strict=True)])[1]
+    assert "/home" not in str(merged.to_dict())
+    assert merged.made_of["audio_encoder.stack.norm.bias"] == "a.pth: norm.bias"
