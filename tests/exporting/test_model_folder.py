@@ -1,6 +1,9 @@
 """Model folders: complete, truthful about licences and parents, there as a whole or not at all."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import torch
@@ -146,6 +149,33 @@ def test_what_is_there_is_replaced_only_when_told_and_only_a_model_folder(run, m
     (folder / "notes.txt").unlink()
     assert run("folder", second, "--output", folder, "--overwrite")[0] == 0
     assert load_weights(folder / "model.safetensors")[1]["what"].startswith("classifier of finetune run 'second'")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["detector", "runs"]
+
+
+def test_what_a_killed_process_left_is_mended(run, make_run, tmp_path, caplog):
+    run_dir, folder = make_run(), tmp_path / "detector"
+    assert run("folder", run_dir, "--output", folder)[0] == 0
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    folder.rename(tmp_path / f".detector.{ended.pid}.old")  # killed between the two renames
+    for process in (ended.pid, os.getppid()):  # and one that is still writing
+        (tmp_path / f".detector.{process}.partial").mkdir()
+    code, _, problem = run("folder", run_dir, "--output", folder)
+    assert code == 2 and "is there already" in problem and avff.load_model(folder).threshold == 0.4
+    assert "detector: given its name back" in caplog.text and f"{ended.pid}.partial: removed" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f".detector.{os.getppid()}.partial", "detector", "runs"]
+
+
+def test_a_clone_of_a_hub_is_replaced_and_stays_a_clone(run, make_run, tmp_path):
+    folder = tmp_path / "detector"
+    assert run("folder", make_run(name="first"), "--output", folder)[0] == 0
+    (folder / ".git").mkdir()
+    (folder / ".git" / "HEAD").write_text("main")
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs")
+    assert run("folder", make_run(name="second"), "--output", folder, "--overwrite")[0] == 0
+    assert "second" in load_weights(folder / "model.safetensors")[1]["what"]
+    assert (folder / ".git" / "HEAD").read_text() == "main"
+    assert {path.name for path in folder.iterdir()} == {*FILES, ".git", ".gitattributes"}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["detector", "runs"]
 
 
