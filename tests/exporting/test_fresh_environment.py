@@ -29,8 +29,10 @@ print(model.predict("clip.mov", box=(20, 10, 60, 50)))
 REPORT = f"""
 import importlib.util, json, sys
 found = model.predict("clip.mov", box=(20, 10, 60, 50))
+cropped = model.predict("cropped.mov")
 print(json.dumps({{
     "scores": [window.fake_probability for window in found.windows],
+    "cropped": [window.fake_probability for window in cropped.windows],
     "there": [name for name in {ABSENT.split()} if importlib.util.find_spec(name)],
     "imported": [name for name in {UNUSED.split()} if name in sys.modules],
     "prefix": sys.prefix,
@@ -73,7 +75,7 @@ def fresh_python(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_three_lines_judge_a_clip_where_nothing_of_training_is_installed(fresh_python, run, make_run, tmp_path):
     assert run("folder", make_run(build=BOX_BUILD), "--output", tmp_path / "detector")[0] == 0
-    path = write_clip(tmp_path / "clip.mov")
+    path, cropped = write_clip(tmp_path / "clip.mov"), write_clip(tmp_path / "cropped.mov", size=(64, 64))
     command = [str(fresh_python), "-I", "-W", "error::UserWarning", "-c", THREE_LINES + REPORT]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
@@ -81,6 +83,9 @@ def test_three_lines_judge_a_clip_where_nothing_of_training_is_installed(fresh_p
     report = json.loads(report)
     assert report["prefix"] == str(tmp_path / "venv") != sys.prefix
     assert (report["there"], report["imported"]) == ([], [])
-    here = avff.load_model(tmp_path / "detector").predict(path, box=(20, 10, 60, 50))
+    model = avff.load_model(tmp_path / "detector")
+    here, here_cropped = model.predict(path, box=(20, 10, 60, 50)), model.predict(cropped)
     assert report["scores"] == pytest.approx([window.fake_probability for window in here.windows], abs=1e-6)
+    assert report["cropped"] == pytest.approx([window.fake_probability for window in here_cropped.windows], abs=1e-6)
+    assert report["cropped"] and report["cropped"] != report["scores"]
     assert printed == str(here).replace(str(path), "clip.mov")
