@@ -25,7 +25,7 @@ from export_worker import IN_TRAINING, LIVE, ZERO_STAGES, cell_stages, outputs_o
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "workers" / "export_worker.py"
-TIMEOUT_SECONDS = 240
+TIMEOUT_SECONDS = 1800
 
 
 @pytest.fixture(scope="module")
