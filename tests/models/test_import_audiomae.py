@@ -17,7 +17,7 @@ from einops import rearrange
 
 from avff.errors import CheckpointError
 from avff.models.adapt import adapt_conversion
-from avff.models.importers.audiomae import AUDIOMAE, WITHOUT_CLASS_TOKEN
+from avff.models.importers.audiomae import AUDIOMAE, NO_DECODER, WITHOUT_CLASS_TOKEN
 
 TINY = {"width": 96, "depth": 4}
 LONGEST = {"num_frames": 16, "hop_samples": 50, "num_mel_bins": 128, "num_slices": 8}
@@ -57,6 +57,11 @@ def test_tokens_of_a_finetuned_file_are_equal_before_its_pooled_norm(config) -> 
     assert (audio_tokens(conversion.tensors, config(), mel) - expected).abs().max() < TOLERANCE
     assert "mean over all tokens" in conversion.filled["audio_encoder.stack.norm.weight"]
     assert {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"} <= set(conversion.dropped)
+    assert NO_DECODER in conversion.notes
+
+
+def test_a_decoder_leaves_nothing_to_be_assumed(config, weights) -> None:
+    assert NO_DECODER not in convert(AUDIOMAE, weights, config()).notes
 
 
 def test_the_class_token_is_dropped_and_its_weight_is_told(config, weights) -> None:

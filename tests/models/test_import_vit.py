@@ -192,7 +192,7 @@ FILES = {
     "videomae finetuned": (published.videomae_finetuned_layout(published.BASE), {VIDEOMAE}),
     "videomae hub": (published.videomae_hub_layout(published.BASE, published.BASE_DECODER), {VIDEOMAE}),
     "videomae hub finetuned": (published.videomae_hub_layout(published.BASE, None), {VIDEOMAE}),
-    "mae encoder": (published.vit_layout(published.BASE), {MAE}),
+    "encoder alone": (published.vit_layout(published.BASE), {MAE, TIMM_VIT, TIMM_VIT_HALF}),
     "mae full": (published.mae_layout(published.BASE), {MAE}),
     "mae finetuned": (published.mae_finetuned_layout(published.BASE), {MAE, TIMM_VIT, TIMM_VIT_HALF}),
     "timm": (published.vit_layout(published.BASE, num_classes=1000), {TIMM_VIT, TIMM_VIT_HALF}),
@@ -205,6 +205,14 @@ def test_sources_recognise_their_own_files_alone(name: str) -> None:
     layout, owners = FILES[name]
     sources = (MARLIN, VIDEOMAE, MAE, TIMM_VIT, TIMM_VIT_HALF)
     assert {source.name for source in sources if source.recognises(layout)} == {owner.name for owner in owners}
+
+
+def test_an_encoder_alone_asks_whose_it_is(tmp_path: Path) -> None:
+    """DINO's and augreg's encoders look like MAE's and read other pictures."""
+    weights = published.blank(published.vit_layout(TINY))
+    with pytest.raises(CheckpointError, match=r"(?s)say which with --format.*mae: .*timm-vit: .*timm-vit-half: "):
+        recognise(weights, tmp_path / "vit.pth")
+    assert recognise(published.blank(published.mae_layout(TINY)), tmp_path / "full.pth") is MAE
 
 
 def test_a_timm_file_asks_which_statistics_it_wants(tmp_path: Path) -> None:

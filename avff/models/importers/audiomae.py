@@ -41,6 +41,10 @@ WITHOUT_CLASS_TOKEN = (
     "its class token is left out: the other tokens then agree with its own to a cosine of 0.9999 where the weights are "
     "random; how much a trained one weighs is not known here"
 )
+NO_DECODER = (
+    "without a decoder no key shows that it is AudioMAE's: its statistics, its (time, mel) input and its order of tokens "
+    "are assumed; other ViTs of sound, such as AST, have others"
+)
 WRONG_GRID = "AudioMAE made its positions for a grid of 8 x 64 and trained them on one of 64 x 8"
 DECODER = "windowed (Swin) attention 512 wide; our decoder attends to all tokens and starts anew"
 
@@ -65,6 +69,8 @@ def _convert(keys: SourceKeys, config: Config) -> Conversion:
     keys.drop(conversion, "decoder_", DECODER)
     keys.drop(conversion, "head.", "the classifier of AudioSet's sound events")
     conversion.notes.append(WITHOUT_CLASS_TOKEN)
+    if not any(keys.names("decoder_")):
+        conversion.notes.append(NO_DECODER)
     note_time_scale(conversion, config, MEL_FRAME_MS)
     leave_out(conversion, config, {"audio_decoder.": DECODER}, "a model of sound alone")
     return conversion

@@ -34,7 +34,7 @@ DROPPED = {
 }
 
 
-_MAE_NOTE = "taken for MAE's; other ViTs without a head, such as DINO, look alike: name them with --format timm-vit"
+_MAE_NOTE = "taken to read ImageNet's statistics, as MAE does"
 _IMAGENET_NOTE = "taken to read ImageNet's statistics; a model that reads (x - 0.5) / 0.5 is --format timm-vit-half"
 _HALF_NOTE = "taken to read (x - 0.5) / 0.5; a model that reads ImageNet's statistics is --format timm-vit"
 
@@ -45,12 +45,13 @@ def _is_image_vit(shapes: Shapes) -> bool:
 
 
 def _recognises_mae(shapes: Shapes) -> bool:
-    """A classifier on the mean of all tokens may be MAE's, finetuned; one on the class token is not."""
+    """A classifier on the mean of all tokens may be MAE's, finetuned, as an encoder alone may; one on the class token is not."""
     return _is_image_vit(shapes) and ("head.weight" not in shapes or "fc_norm.weight" in shapes)
 
 
 def _recognises_timm(shapes: Shapes) -> bool:
-    return _is_image_vit(shapes) and "head.weight" in shapes
+    """Of files without a head, the decoder alone shows that one is MAE's; the statistics hang on that."""
+    return _is_image_vit(shapes) and not any(name.startswith("decoder_") for name in shapes)
 
 
 def _convert(keys: SourceKeys, config: Config, *, half: bool, note: str) -> Conversion:
