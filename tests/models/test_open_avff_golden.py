@@ -35,7 +35,7 @@ BASE_PARAMETERS = {
 
 def cases(model):
     return [
-        pytest.param(case, id=f"{case['size']}-{case['batch']}", marks=[pytest.mark.slow] * (case["size"] == "base"))
+        pytest.param(case, id=f"{case['size']}-{case['batch']}", marks=pytest.mark.slow)
         for case in CASES
         if case["model"] == model
     ]
