@@ -1,9 +1,12 @@
 """An extraction that is killed goes on and ends with the same bytes; a folder is never mixed from two of them."""
 
 import json
-import os
 import shutil
 import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,39 +18,32 @@ from avff.features import extract as extract_module
 from avff.features import layout
 from avff.features.extract import describe_extraction
 
-
-def kill_at(calls, function):
-    """Wraps a function: the process is killed once it has run so many times."""
-    count = 0
-
-    def wrapped(*arguments, **options):
-        nonlocal count
-        result = function(*arguments, **options)
-        count += 1
-        if count == calls:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-
-    return wrapped
+IN_PROCESS = {"device": "cpu", "num_workers": 0, "progress": False}
+WORKERS = Path(__file__).parent / "workers"
+TIMEOUT_SECONDS = 300
+"""Far more than any of it takes on a busy machine: a process that hangs ends the test, not the whole suite."""
 
 
-def run_killed(action, module, name, calls):
-    """Runs `action` in a forked process that kills itself inside `module.name`."""
-    child = os.fork()
-    if child == 0:
-        setattr(module, name, kill_at(calls, getattr(module, name)))
-        try:
-            action()
-        finally:
-            os._exit(1)  # it was not killed
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+def run_killed(module, name, calls, *, weights, shards, output, **options):
+    """Extracts in a process of its own that kills itself inside `module.name`."""
+    arguments = {"checkpoint": str(weights), "shards": [str(shards)], "output": str(output), **IN_PROCESS, **options}
+    command = [
+        sys.executable,
+        WORKERS / "killed_extraction.py",
+        module.__name__,
+        name,
+        str(calls),
+        json.dumps(arguments),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def contents(folder):
     return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("form", "module", "name", "calls", "parts_there"),
     [
@@ -64,8 +60,8 @@ def test_killed_and_continued_gives_the_same_bytes(
     weights = write_weights()
     options = {"weights": weights, "form": form, "part_samples": 5, "batch_size": 4, "level": "slice"}
     whole = run_extraction(shard_directory.path, name="whole", **options)
-    run_killed(lambda: run_extraction(shard_directory.path, name="killed", **options), module, name, calls)
     killed = tmp_path / "killed"
+    run_killed(module, name, calls, shards=shard_directory.path, output=killed, **options)
     assert len(list((killed / ".parts").glob("part-*") if parts_there else [])) == parts_there
     assert (killed / "extract.json").exists() == (parts_there == 0)
     continued = run_extraction(shard_directory.path, name="killed", **options)
@@ -73,16 +69,16 @@ def test_killed_and_continued_gives_the_same_bytes(
     assert continued.was_there == (parts_there == 0)
 
 
+@pytest.mark.slow
 def test_finished_parts_are_not_computed_again(shard_directory, write_weights, run_extraction, tmp_path, monkeypatch):
     options = {"weights": write_weights(), "part_samples": 5}
-    extraction = lambda: run_extraction(shard_directory.path, **options)  # noqa: E731
-    run_killed(extraction, extract_module, "write_part", 3)
+    run_killed(extract_module, "write_part", 3, shards=shard_directory.path, output=tmp_path / "out", **options)
     read = []
     load = extract_module.load_samples
     monkeypatch.setattr(
         extract_module, "load_samples", lambda samples, *a, **k: read.extend(samples) or load(samples, *a, **k)
     )
-    extraction()
+    run_extraction(shard_directory.path, **options)
     assert [sample.row.key for sample in read] == [row.key for row in shard_directory.rows[15:]]
 
 
@@ -103,16 +99,16 @@ def test_the_same_shards_elsewhere_are_the_same_extraction(shard_directory, writ
     assert run_extraction(moved, weights=weights).was_there
 
 
-@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("finished", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_other_settings_in_the_same_folder_are_refused_with_both_values(
-    shard_directory, write_weights, run_extraction, tiny_config, finished
+    shard_directory, write_weights, run_extraction, tmp_path, finished
 ):
     weights = write_weights()
     make = lambda **options: run_extraction(shard_directory.path, **{"weights": weights, **options})  # noqa: E731
     if finished:
         make()
     else:
-        run_killed(make, extract_module, "begin", 1)
+        run_killed(extract_module, "begin", 1, weights=weights, shards=shard_directory.path, output=tmp_path / "out")
     with pytest.raises(EvaluationError, match=r"level 'clip' there, 'slice' now; split 'all' there, 'test' now"):
         make(level="slice", split="test")
     with pytest.raises(EvaluationError, match=r"features \['video', 'audio'\] there, \['video'\] now"):
@@ -154,17 +150,15 @@ def test_a_damaged_extraction_is_named(shard_directory, write_weights, run_extra
 
 def test_two_at_once_do_not_meet(shard_directory, run_extraction, tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "WAIT_SECONDS", 0.0)
-    read_end, write_end = os.pipe()
-    child = os.fork()
-    if child == 0:
-        with locks.hold(tmp_path / "out" / ".parts", shared=False):
-            os.write(write_end, b"held")
-            signal.pause()
-    assert os.read(read_end, 4) == b"held"
-    try:
-        with pytest.raises(ConfigError, match=rf"/out: process {child} on .*wait for it or stop it"):
-            run_extraction(shard_directory.path)
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    command = [sys.executable, WORKERS / "lock_holder.py", tmp_path / "out" / ".parts"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        too_late = threading.Timer(TIMEOUT_SECONDS, holder.kill)
+        too_late.start()
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(ConfigError, match=rf"/out: process {holder.pid} on .*wait for it or stop it"):
+                run_extraction(shard_directory.path)
+        finally:
+            too_late.cancel()
+            holder.kill()
     assert run_extraction(shard_directory.path).report["num_rows"] == 24
