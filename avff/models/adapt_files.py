@@ -17,8 +17,8 @@ from avff.models.importers.reading import read_with_notes
 from avff.models.importers.registry import recognise, source_named
 from avff.models.importers.source import Source, convert
 from avff.models.ledger import KeyLedger
-from avff.models.weights import OWN_LICENCE, load_weights, parent_of, read_sidecar
-from avff.strict_yaml import from_dict
+from avff.models.weights import OWN_LICENCE, load_weights, parent_of
+from avff.sidecar import config_of, read_sidecar
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def adapt_file(file: WeightFile, only: Modality | None, target: Config) -> Adapt
     """
     where = str(file.path)
     if file.source is None:
-        config = from_dict(Config, file.sidecar["config"], where=str(file.path.with_suffix(".json")))
+        config = config_of(file.sidecar, file.path)
         left_out = file.sidecar.get("new", [])
         fixed, notes = fixed_tables_of(file.sidecar, config)
         tensors, ledger = adapt_weights(
