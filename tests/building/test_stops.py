@@ -49,6 +49,20 @@ def end(process: subprocess.Popen) -> str:
     return error
 
 
+def kill_one_that_reads(pid: int) -> None:
+    """Kills a worker with a file open; each is halted while it is looked at, so that it cannot be done by then."""
+    workers = [one for one in psutil.Process(pid).children() if "spawn_main" in " ".join(one.cmdline())]
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        for worker in workers:
+            worker.suspend()
+            if any(file.path.endswith(".mov") for file in worker.open_files()):
+                worker.kill()
+                return
+            worker.resume()
+    raise AssertionError("no worker was seen with a file open")
+
+
 def _session(pid: int) -> int:
     try:
         return os.getsid(pid)
@@ -82,8 +96,7 @@ def test_a_killed_worker_is_named_by_what_it_read(many_files, tmp_path):
     output = tmp_path / "shards"
     process = start(many_files, output)
     wait_for_parts(output)
-    workers = [one for one in psutil.Process(process.pid).children() if "spawn_main" in " ".join(one.cmdline())]
-    workers[0].kill()
+    kill_one_that_reads(process.pid)
     error = end(process)
     assert process.returncode == 2
     assert "a worker process died" in error and "while these were read: " in error and "clip " in error
