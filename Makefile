@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 
 help:
 	@echo "make demo        generate data, train all three stages, evaluate, predict   (10 minutes on 2 cores)"
-	@echo "make test        all tests but the long ones with real faults               (15 minutes on 2 cores)"
+	@echo "make test        all tests but the long ones with real faults               (25 minutes on 2 cores)"
 	@echo "make test-quick  tests that neither train nor start processes               (2 minutes)"
 	@echo "make test-faults every fault at every moment, in real runs of two processes (30 minutes on 2 cores)"
 	@echo "make test-cluster real jobs on a SLURM of two nodes that it starts; needs root  (15 minutes on 2 cores)"
