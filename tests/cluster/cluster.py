@@ -52,18 +52,18 @@ class Cluster:
         line = self.run("scontrol", "--oneliner", "show", "job", job_id).splitlines()[0]
         return dict(word.split("=", 1) for word in line.split() if "=" in word)
 
-    def wait_for(self, job_ids: Collection[str], states: Collection[str], seconds: float = 120) -> None:
+    def wait_for(self, job_ids: Collection[str], states: Collection[str]) -> None:
         """Waits until each of the jobs is in one of the states, such as RUNNING or COMPLETED.
 
         Raises:
-            ClusterError: it did not come about in time; with what the jobs are.
+            ClusterError: it did not come about; with what the jobs are.
         """
 
         def are_there() -> bool:
             return all(self.job(job_id)["JobState"] in states for job_id in job_ids)
 
         try:
-            wait_until(are_there, f"{', '.join(job_ids)} to be {' or '.join(states)}", seconds)
+            wait_until(are_there, f"{', '.join(job_ids)} to be {' or '.join(states)}")
         except ClusterError as error:
             names = ("JobId", "JobName", "JobState", "Reason", "Restarts", "ExitCode", "StdOut")
             jobs = [{name: self.job(job_id).get(name) for name in names} for job_id in job_ids]

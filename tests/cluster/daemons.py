@@ -8,6 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+PATIENCE_SECONDS = 900.0
+"""For what takes seconds on a machine that does nothing else; on a busy one it takes what it takes."""
+
 
 class ClusterError(Exception):
     """Something of the cluster did not start or answer."""
@@ -47,12 +50,12 @@ class Daemons:
 
     def end(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
         """Sends a signal, waits 5 s, kills."""
-        for each in (number, signal.SIGKILL):
+        for each, seconds in ((number, 5.0), (signal.SIGKILL, PATIENCE_SECONDS)):
             pid = self.pid(name)
             if pid is None:
                 break
             os.kill(pid, each)
-            _poll(lambda: self.pid(name) is None, 5)
+            _poll(lambda: self.pid(name) is None, seconds)
         self._path(name).unlink(missing_ok=True)
 
     def log_path(self, name: str) -> Path:
@@ -79,15 +82,15 @@ def children(pid: int) -> list[int]:
         return []
 
 
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
     """Returns the first true value of a condition.
 
     Raises:
-        ClusterError: there was none in time.
+        ClusterError: there was none.
     """
-    if value := _poll(condition, seconds):
+    if value := _poll(condition, PATIENCE_SECONDS):
         return value
-    raise ClusterError(f"waited {seconds:.0f} s in vain for {what}")
+    raise ClusterError(f"waited {PATIENCE_SECONDS:.0f} s in vain for {what}")
 
 
 def _poll(condition: Callable[[], Any], seconds: float) -> Any:
@@ -98,8 +101,8 @@ def _poll(condition: Callable[[], Any], seconds: float) -> Any:
 
 
 def can_run(*argv: str | Path, environment: Mapping[str, str] = os.environ) -> bool:
-    """Tells whether a command ends with 0 within 10 s."""
+    """Tells whether a command ends with 0 within a minute."""
     try:
-        return subprocess.run(argv, capture_output=True, timeout=10, check=False, env=environment).returncode == 0
+        return subprocess.run(argv, capture_output=True, timeout=60, check=False, env=environment).returncode == 0
     except (subprocess.TimeoutExpired, FileNotFoundError):
         return False

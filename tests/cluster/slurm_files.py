@@ -8,7 +8,7 @@ from pathlib import Path
 
 from daemons import ClusterError
 
-GRACE_SECONDS = 15
+GRACE_SECONDS = 45
 """Between the signal to a preempted job of partition `low` and its end."""
 NODE_TIMEOUT_SECONDS = 15
 """Silence after which SLURM counts a node as down."""
@@ -161,7 +161,7 @@ SelectTypeParameters=CR_Core_Memory
 DefMemPerCPU={memory_per_cpu_mb}
 # Quick reactions instead of those for large clusters; jobs stay visible for the length of a test session.
 ReturnToService=2
-KillWait=5
+KillWait=30
 SlurmdTimeout={node_timeout}
 SlurmctldTimeout=15
 TCPTimeout=2

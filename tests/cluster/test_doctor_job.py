@@ -11,7 +11,7 @@ from avff.config import save_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 1800
 
 
 def test_a_node_without_the_shards_is_found_before_a_job_is_burnt(cluster, tmp_path):

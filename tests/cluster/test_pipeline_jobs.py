@@ -63,7 +63,7 @@ def test_a_failed_stage_stops_the_rest_and_the_same_line_finishes(pipeline, clus
     assert list(jobs) == ["stage1", "stage1-to-stage2", "stage2", "stage2-to-stage3", "stage3", "stage3-evaluate"]
     again = pipeline()
     assert (states(again), submitted(again)) == (["active"] * 6, {})
-    cluster.wait_for(jobs.values(), OVER, seconds=180)
+    cluster.wait_for(jobs.values(), OVER)
     ends = [cluster.job(job)["JobState"] for job in jobs.values()]
     assert ends == ["COMPLETED", "COMPLETED", "FAILED", "CANCELLED", "CANCELLED", "CANCELLED"]
     assert not (tmp_path / "runs/stage3/config.yaml").exists()
@@ -76,7 +76,7 @@ def test_a_failed_stage_stops_the_rest_and_the_same_line_finishes(pipeline, clus
     first = committed_steps(tmp_path / "runs/stage1")
     more = submitted(pipeline())
     assert list(more) == ["stage2", "stage2-to-stage3", "stage3", "stage3-evaluate"]
-    cluster.wait_for(more.values(), OVER, seconds=180)
+    cluster.wait_for(more.values(), OVER)
     assert states(pipeline("--status")) == ["done"] * 6
     assert committed_steps(tmp_path / "runs/stage1") == first
     assert json.loads((tmp_path / "runs/stage3/evaluation/test/summary.json").read_text())["scored"] == 5

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from daemons import wait_until
+from holding import held_until_told
 from two_ranks import ROOT, assert_as_undisturbed, wait_for_step, write_config
 
 from avff.config import Config
@@ -34,8 +35,7 @@ def has_ended(cluster: Cluster, job: str) -> bool:
 
 
 def wait_for_start(config: Config, number: int) -> None:
-    starts = config.run_dir / "starts.jsonl"
-    wait_until(lambda: starts.exists() and len(read_lines(starts)) == number, f"start {number}", seconds=120)
+    wait_until(lambda: len(read_lines(config.run_dir / "starts.jsonl")) == number, f"start {number}")
 
 
 def test_preempted_and_crashed_it_ends_as_if_undisturbed(cluster, config, undisturbed, tmp_path):
@@ -43,7 +43,8 @@ def test_preempted_and_crashed_it_ends_as_if_undisturbed(cluster, config, undist
     job = submit(cluster, tmp_path)
     wait_for_step(config, 2, lambda: has_ended(cluster, job), log)
     urgent = ["--partition=high", "--nodes=1", "--exclusive", "--output=/dev/null"]
-    cluster.run("sbatch", *urgent, input="#!/bin/sh\nsleep 1\n")
+    with held_until_told(cluster, job, config.run_dir):
+        cluster.run("sbatch", *urgent, input="#!/bin/sh\nsleep 1\n")
     wait_for_start(config, 2)
     wait_for_step(config, committed_steps(config.run_dir)[-1] + 2, lambda: has_ended(cluster, job), log)
     first_rank = json.loads((config.run_dir / "lock").read_text())

@@ -44,7 +44,7 @@ def test_a_node_whose_script_was_killed_comes_back(launch, undisturbed, tmp_path
     second.send(signal.SIGKILL)
     second.wait()
     second = launch("n2", config_path)
-    wait_until(lambda: len(read_lines(config.run_dir / "starts.jsonl")) == 2, "a second start", seconds=150)
+    wait_until(lambda: len(read_lines(config.run_dir / "starts.jsonl")) == 2, "a second start")
     wait_for(config, committed_steps(config.run_dir)[-1] + 4, second)
     first.send(signal.SIGKILL)
     first.wait()

@@ -44,8 +44,8 @@ class Launch:
         (script,) = children(self.process.pid)
         os.kill(script, number)
 
-    def wait(self, seconds: float = 150) -> int:
-        wait_until(lambda: self.has_ended, f"the end of\n{self.log[-6000:]}", seconds)
+    def wait(self) -> int:
+        wait_until(lambda: self.has_ended, f"the end of\n{self.log[-6000:]}")
         return self.process.returncode
 
 
@@ -66,7 +66,7 @@ def wait_for_step(config: Config, step: int, has_ended: Callable[[], bool], log:
         assert not has_ended(), log.read_text(errors="replace")[-6000:]
         return False
 
-    wait_until(is_there, f"a checkpoint of step {step}; see {log}", seconds=150)
+    wait_until(is_there, f"a checkpoint of step {step}; see {log}")
 
 
 def assert_as_undisturbed(config: Config, undisturbed: Config) -> None:
