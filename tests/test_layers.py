@@ -70,7 +70,8 @@ ROOMS = {
         "inference",
     },
     "doctor": NOUNS | {"distributed", "data", "models"},
-    "demo": None,  # None: everything below the command line
+    "bench": None,  # None: everything below the command line
+    "demo": None,
     "commands": None,
     "cli": None,
     "__main__": {"cli"},
