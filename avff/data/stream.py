@@ -188,7 +188,7 @@ class _TrainSteps:
                 continue
             try:
                 with slot.reading(place_of(entry.position, sample, attempt)):
-                    clip = self.view.train_clip(read_sample(*sample), self.plan.clip_seed(candidate))
+                    [clip] = self.view.train_clips(read_sample(*sample), [self.plan.clip_seed(candidate)])
             except ShardError as error:
                 failures.append(_Failure(sample, str(error), lasting=isinstance(error, ReadError)))
                 continue

@@ -23,7 +23,7 @@ from avff.windows import centre_square, cut_sound, frame_indices, sliding_starts
 class View(Protocol):
     """What the stream needs of a view; clips and batches are its own types."""
 
-    def train_clip(self, sample: Sample, seed: int) -> Any: ...
+    def train_clips(self, sample: Sample, seeds: Sequence[int]) -> list: ...
 
     def evaluation_clips(self, sample: Sample) -> list: ...
 
@@ -36,11 +36,12 @@ class AVView:
     def __init__(self, clip: ClipConfig):
         self.clip = clip
 
-    def train_clip(self, sample: Sample, seed: int) -> Clip:
-        """Cuts one random window of one track: the known speaker's, else any that is long enough.
+    def train_clips(self, sample: Sample, seeds: Sequence[int]) -> list[Clip]:
+        """Cuts one random window per seed, each of one track: the known speaker's, else any that is long enough.
 
         Args:
-            seed: decides track and window, and travels with the clip for all later choices.
+            seeds: each decides track and window of its clip, and travels with it for all later choices; a clip does
+                not depend on the others, but frames of a track that they share are decoded once.
 
         Raises:
             ShardError: no track is long enough, or a member cannot be decoded.
@@ -53,9 +54,14 @@ class AVView:
             )
         speakers = [span for span in usable if span.track and span.track.is_speaker]
         pool = speakers or usable
-        span = pool[derive_seed(seed, "track") % len(pool)]
-        start = span.starts[derive_seed(seed, "window") % len(span.starts)]
-        return self._cut(sample, span, [start], [seed])[0]
+        chosen = [derive_seed(seed, "track") % len(pool) for seed in seeds]
+        clips: dict[int, Clip] = {}
+        for number in sorted(set(chosen)):
+            span = pool[number]
+            own = [i for i, track in enumerate(chosen) if track == number]
+            starts = [span.starts[derive_seed(seeds[i], "window") % len(span.starts)] for i in own]
+            clips |= zip(own, self._cut(sample, span, starts, [seeds[i] for i in own]), strict=True)
+        return [clips[i] for i in range(len(seeds))]
 
     def evaluation_clips(self, sample: Sample) -> list[Clip]:
         """Cuts every track into windows at most half a clip apart, from its start to its end.

@@ -192,9 +192,9 @@ class HangingView(AVView):
         self.keys = keys
         self.fifo = fifo
 
-    def train_clip(self, sample, seed):
+    def train_clips(self, sample, seeds):
         self._hang_on(sample)
-        return super().train_clip(sample, seed)
+        return super().train_clips(sample, seeds)
 
     def evaluation_clips(self, sample):
         self._hang_on(sample)
@@ -288,10 +288,10 @@ def no_stack_dump():
 class CrashingView(AVView):
     """Reads address 0 on one sample, as a broken decoder does."""
 
-    def train_clip(self, sample, seed):
+    def train_clips(self, sample, seeds):
         if sample.metadata.key == "k05":
             ctypes.string_at(0)
-        return super().train_clip(sample, seed)
+        return super().train_clips(sample, seeds)
 
 
 def test_a_decoder_that_crashes_is_lasting(setup, uneven, no_stack_dump):

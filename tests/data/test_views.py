@@ -59,7 +59,7 @@ def test_frames_and_sound_cover_the_same_time(coded_sample, stored_rate, num_fra
     view = AVView(CLIP)
     starts = set()
     for seed in range(12):
-        clip = view.train_clip(sample, seed)
+        clip = view.train_clips(sample, [seed])[0]
         starts.add(clip.start_seconds)
         frame_seconds = painted_numbers(clip.video_THWC) / stored_rate
         sound_seconds = coded_numbers(clip.waveform_N)[:: 16000 // 5] / 16000
@@ -72,7 +72,7 @@ def test_frames_and_sound_cover_the_same_time(coded_sample, stored_rate, num_fra
 
 
 def test_clip_shapes_and_types(coded_sample):
-    clip = AVView(CLIP).train_clip(coded_sample(5.0, 16), seed=3)
+    clip = AVView(CLIP).train_clips(coded_sample(5.0, 16), [3])[0]
     assert clip.video_THWC.shape == (8, 48, 48, 3) and clip.video_THWC.dtype == np.uint8
     assert clip.waveform_N.shape == (25600,) and clip.waveform_N.dtype == np.float32
     assert (clip.key, clip.track, clip.seed) == ("coded", 0, 3)
@@ -82,18 +82,21 @@ def test_clip_shapes_and_types(coded_sample):
 def test_the_seed_decides_window_and_track(make_sample):
     sample = make_sample("two", tracks=[(0, 16), (2, 14)])
     view = AVView(CLIP)
-    clips = [view.train_clip(sample, seed) for seed in range(20)]
-    again = view.train_clip(sample, 7)
+    clips = [view.train_clips(sample, [seed])[0] for seed in range(20)]
+    again = view.train_clips(sample, [7])[0]
     assert (again.track, again.start_seconds) == (clips[7].track, clips[7].start_seconds)
     assert (again.video_THWC == clips[7].video_THWC).all() and (again.waveform_N == clips[7].waveform_N).all()
     assert {clip.track for clip in clips} == {0, 1}
+    for alone, beside in zip(clips, view.train_clips(sample, range(20)), strict=True):
+        assert (beside.seed, beside.track, beside.start_seconds) == (alone.seed, alone.track, alone.start_seconds)
+        assert (beside.video_THWC == alone.video_THWC).all() and (beside.waveform_N == alone.waveform_N).all()
 
 
 def test_the_known_speaker_comes_first(make_sample):
     sample = make_sample("two", tracks=[(0, 16), (0, 16)], speakers=[False, True])
-    assert {AVView(CLIP).train_clip(sample, seed).track for seed in range(8)} == {1}
+    assert {AVView(CLIP).train_clips(sample, [seed])[0].track for seed in range(8)} == {1}
     short = make_sample("short", tracks=[(0, 16), (0, 7)], speakers=[False, True])
-    assert AVView(CLIP).train_clip(short, 0).track == 0
+    assert AVView(CLIP).train_clips(short, [0])[0].track == 0
 
 
 def test_evaluation_reads_all_tracks_in_overlapping_windows(coded_sample):
@@ -120,13 +123,13 @@ def test_no_clip_without_face_sound_or_length(make_sample, keywords):
     sample = make_sample("x", **keywords)
     assert AVView(CLIP).evaluation_clips(sample) == []
     with pytest.raises(ShardError, match=r"sample 'x' .* no stretch of picture and sound lasts the 1.6 s of a clip"):
-        AVView(CLIP).train_clip(sample, 0)
+        AVView(CLIP).train_clips(sample, [0])[0]
 
 
 def test_whole_frames_are_cut_to_their_centre(make_sample):
     wide = np.zeros((8, 64, 128, 3), dtype=np.uint8)
     wide[:, :, 32:96] = 200
-    clip = AVView(CLIP).train_clip(make_sample("x", num_frames=8, video_THWC=wide, tracks=[]), 0)
+    clip = AVView(CLIP).train_clips(make_sample("x", num_frames=8, video_THWC=wide, tracks=[]), [0])[0]
     assert clip.track == -1 and clip.video_THWC.shape == (8, 48, 48, 3)
     assert clip.video_THWC[:, :, 2:-2].min() > 180
 
@@ -139,7 +142,7 @@ def test_centre_square_keeps_pixels_where_the_side_fits():
 
 def test_collate(coded_sample, make_sample):
     view = AVView(CLIP)
-    clips = [view.train_clip(coded_sample(5.0, 16), 1), view.train_clip(make_sample("b", is_fake=1), 2)]
+    clips = [view.train_clips(coded_sample(5.0, 16), [1])[0], view.train_clips(make_sample("b", is_fake=1), [2])[0]]
     batch = view.collate(clips)
     assert batch.keys == ("coded", "b") and batch.tracks == (0, 0)
     assert batch.video_BTHWC.shape == (2, 8, 48, 48, 3) and batch.video_BTHWC.dtype == torch.uint8
@@ -163,7 +166,7 @@ def test_members_that_do_not_decode_are_named(make_sample):
     }
     for message, members in broken.items():
         with pytest.raises(ShardError, match=message):
-            view.train_clip(sample._replace(members={**sample.members, **members}), 0)
+            view.train_clips(sample._replace(members={**sample.members, **members}), [0])[0]
 
 
 def test_a_faster_view_than_what_is_stored(make_sample):
