@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
     from avff.exporting.portable import PortableDetector
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 
 def load_model(path: "str | Path", *, device: "str | torch.device" = "cpu") -> "PortableDetector":

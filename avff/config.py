@@ -22,6 +22,7 @@ Stage = Literal["pretrain", "finetune"]
 Modality = Literal["video", "audio"]
 ContrastiveLevel = Literal["slice", "centered_slice", "clip"]
 EncoderTraining = Literal["train", "freeze", "lora"]
+ActivationCheckpointing = Literal["none", "cheap", "blocks"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -168,8 +169,9 @@ class ModelConfig:
     """Stochastic depth of the last encoder block, growing linearly from 0 at the first."""
     critic_width: int = 1536
     """Hidden width of the two critics (MARLIN's)."""
-    activation_checkpointing: bool = False
-    """Recompute blocks in the backward pass: less memory, a third more work."""
+    activation_checkpointing: ActivationCheckpointing = "none"
+    """What the backward pass computes again instead of keeping it: `none`; `cheap` norms, GELU and casts but no matrix
+    product, a third less memory for a few percent more time; `blocks` whole blocks, least memory, a third more work."""
 
     def __post_init__(self) -> None:
         _require(0 <= self.drop_path < 1, f"model.drop_path is {self.drop_path}; it has to be in [0, 1)")
@@ -323,7 +325,10 @@ class DataConfig:
     shuffle_window_shards: int = 8
     """Shards whose samples are shuffled together."""
     num_runs: int = 0
-    """C of DESIGN §4: how many places of the epoch are read at once; divides the global batch. 0: the global batch."""
+    """C of DESIGN §4: how many places of the epoch are read at once; divides the samples of a step. 0: as many as those."""
+    windows_per_sample: int = 1
+    """Clips that each sample read gives a step: so many windows, crops and masks of one decode. A step then holds
+    `engine.global_batch_size / windows_per_sample` distinct samples, and an epoch every sample once, in so many clips."""
     num_workers: int = 4
     """Loader processes per rank; 0 decodes in the training process. No effect on the order."""
     prefetch_steps: int = 4
@@ -339,6 +344,10 @@ class DataConfig:
         _require(self.num_workers >= 0, f"data.num_workers is {self.num_workers}; 0 decodes in the training process")
         _require(
             1 <= self.prefetch_steps <= 64, f"data.prefetch_steps is {self.prefetch_steps}; it has to be from 1 to 64"
+        )
+        _require(
+            self.windows_per_sample > 0,
+            f"data.windows_per_sample is {self.windows_per_sample}; 1 gives each sample one clip",
         )
 
 
@@ -546,13 +555,7 @@ class Config:
             f"the clip has {clip.num_mel_frames} spectrogram frames, not a multiple of num_slices x mel_patch_frames = "
             f"{audio_unit}; change clip.hop_samples",
         )
-        group, batch = self.pretrain.contrastive_group_size, self.engine.global_batch_size
-        if self._contrasts:
-            _require(
-                batch % group == 0,
-                f"pretrain.contrastive_group_size {group} does not divide engine.global_batch_size {batch}; "
-                f"divisors are {_divisors(batch)}",
-            )
+        self._check_batch()
         self._check_encoders()
         reach = self.engine.keep_checkpoints * self.engine.checkpoint_every_steps
         _require(
@@ -560,12 +563,21 @@ class Config:
             f"faults.rewind_steps {self.faults.rewind_steps} is further back than the kept checkpoints reach: "
             f"engine.keep_checkpoints x engine.checkpoint_every_steps = {reach}; raise one of them",
         )
-        if self.data.num_runs:
-            _require(
-                batch % self.data.num_runs == 0,
-                f"data.num_runs {self.data.num_runs} does not divide engine.global_batch_size {batch}; "
-                f"divisors are {_divisors(batch)}",
-            )
+
+    def _check_batch(self) -> None:
+        """Refuses a batch that windows, contrastive groups or runs do not tile."""
+        batch, windows = self.engine.global_batch_size, self.data.windows_per_sample
+        _require(
+            batch % windows == 0,
+            f"data.windows_per_sample {windows} does not divide engine.global_batch_size {batch}; "
+            f"divisors are {_divisors(batch)}",
+        )
+        samples, group, runs = self.samples_per_step, self.pretrain.contrastive_group_size, self.data.num_runs
+        divisors = f"{self._step_in_words}; divisors are {_divisors(samples)}"
+        if self._contrasts:
+            _require(samples % group == 0, f"pretrain.contrastive_group_size {group} does not divide {divisors}")
+        if runs:
+            _require(samples % runs == 0, f"data.num_runs {runs} does not divide {divisors}")
 
     def _check_encoders(self) -> None:
         finetune, depth = self.finetune, self.model.encoder.depth
@@ -585,8 +597,20 @@ class Config:
         return Path(self.runs_dir) / self.name
 
     @property
+    def samples_per_step(self) -> int:
+        """Distinct samples of a global batch."""
+        return self.engine.global_batch_size // self.data.windows_per_sample
+
+    @property
+    def _step_in_words(self) -> str:
+        batch = f"engine.global_batch_size {self.engine.global_batch_size}"
+        if self.data.windows_per_sample == 1:
+            return batch
+        return f"the {self.samples_per_step} samples of a step ({batch} / data.windows_per_sample {self.data.windows_per_sample})"
+
+    @property
     def num_runs(self) -> int:
-        return self.data.num_runs or self.engine.global_batch_size
+        return self.data.num_runs or self.samples_per_step
 
     @property
     def _contrasts(self) -> bool:
@@ -594,18 +618,18 @@ class Config:
 
     @property
     def group_size(self) -> int:
-        """Clips that must be spread evenly over ranks: the contrastive group, or the batch when nothing is contrasted."""
+        """Clips that must be spread evenly over ranks: the contrastive group, or where nothing is contrasted all samples."""
         if self._contrasts:
             return self.pretrain.contrastive_group_size
-        return self.engine.global_batch_size
+        return self.samples_per_step
 
     def accumulation_steps(self, world_size: int) -> int:
         """Forward passes per update; raises ConfigError with the numbers that would work."""
         total, micro = self.engine.global_batch_size, self.engine.micro_batch_size
-        if total % world_size:
+        if self.samples_per_step % world_size:
             raise ConfigError(
-                f"engine.global_batch_size {total} does not divide over {world_size} ranks; use a rank count among "
-                f"{_divisors(total)} or change the batch"
+                f"{self._step_in_words} does not divide over {world_size} ranks; use a rank count among "
+                f"{_divisors(self.samples_per_step)} or change the batch"
             )
         if (total // world_size) % micro:
             raise ConfigError(

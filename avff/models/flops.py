@@ -11,15 +11,19 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from avff.config import Config, TransformerSize
+from avff.config import ActivationCheckpointing, Config, TransformerSize
 from avff.models.build import build_critics, build_model
 from avff.models.classifier import NUM_AGREEMENTS
 from avff.models.freeze import frozen_names
 from avff.models.patches import TokenGrid, audio_grid, video_grid
 from avff.models.transformer import MLP_RATIO
 
-ACTIVATION_BYTES_PER_VALUE = 34
-"""Kept for the backward pass per token and channel of a block, in bf16 with fused attention (AVFF-SPEC §3.6)."""
+ACTIVATION_BYTES_PER_VALUE: dict[ActivationCheckpointing, int] = {"none": 36, "cheap": 24, "blocks": 4}
+"""Kept for the backward pass per token and channel of a block, in bf16 with fused attention and an fp32 residual:
+
+4 + 4 the inputs of both norms, 6 queries, keys and values, 2 the mixed values, 8 what GELU reads; `none` also 2 + 2 the
+cast norms and 8 what GELU gives; `blocks` only the block's input. tests/models/test_transformer.py measures them.
+"""
 
 
 def linear_flops(tokens: int, width_in: int, width_out: int) -> int:
@@ -125,20 +129,24 @@ def critic_gflops(config: Config) -> float:
 
 
 def activation_megabytes(config: Config) -> float:
-    """Estimates what one clip's forward pass keeps in bf16; a sixth or so with activation checkpointing.
+    """Estimates what one clip's forward pass keeps in bf16, by `model.activation_checkpointing`.
 
-    With LoRA it is too much by what frozen matrices need not keep of their inputs.
+    With `blocks`, one block at a time is kept whole while the backward pass runs it again. With LoRA it is too much by
+    what frozen matrices need not keep of their inputs; compiled blocks keep about as much as `cheap` whatever is set.
     """
     clip, model = config.clip, config.model
     video, audio = video_grid(clip, model).num_tokens, audio_grid(clip, model).num_tokens
     pretraining, frozen = config.stage == "pretrain", config.finetune.encoders == "freeze"
     share = 0.5 if pretraining and config.pretrain.mask_input else 1.0
     depth = config.finetune.trained_blocks if frozen else model.encoder.depth
-    values = share * (video + audio) * model.encoder.width * depth
-    values += (0.5 if pretraining else 1.0) * (video + audio) * model.encoder.width
+    stacks = share * (video + audio) * model.encoder.width * depth
     if pretraining:
-        values += (video + audio) * model.decoder.width * model.decoder.depth
-    return ACTIVATION_BYTES_PER_VALUE * values / 1e6
+        stacks += (video + audio) * model.decoder.width * model.decoder.depth
+    # A2V and V2A are one block each, which `blocks` does not run again.
+    cross_modal = (0.5 if pretraining else 1.0) * (video + audio) * model.encoder.width
+    policy, bytes_each = model.activation_checkpointing, ACTIVATION_BYTES_PER_VALUE
+    once = bytes_each["none"] * share * video * model.encoder.width if policy == "blocks" else 0.0
+    return (bytes_each[policy] * stacks + bytes_each["none"] * cross_modal + once) / 1e6
 
 
 def parameter_counts(module: nn.Module) -> dict[str, int]:
@@ -173,7 +181,8 @@ def describe(config: Config) -> str:
             *_part_rows(config, has_critics),
             "",
             f"forward and backward: {training_gflops(config):,.1f} GFLOP per clip{' (critics not counted)' * has_critics}",
-            f"activations: about {activation_megabytes(config):,.0f} MB per clip in bf16 without checkpointing",
+            f"activations: about {activation_megabytes(config):,.0f} MB per clip in bf16 with "
+            f"model.activation_checkpointing={config.model.activation_checkpointing}",
         ]
     )
 

@@ -1,5 +1,7 @@
 """The pre-norm transformer block that every network here is made of."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -7,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from avff import seeding
-from avff.config import TransformerSize
+from avff.config import ActivationCheckpointing, TransformerSize
 
 MLP_RATIO = 4
 
@@ -22,7 +24,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        q, k, v = rearrange(self.qkv(x_BLD), "b l (three n d) -> three b n l d", three=3, n=self.heads)
+        return self.attend(self.qkv(x_BLD))
+
+    def attend(self, qkv_BLD: Tensor) -> Tensor:
+        """Mixes the values of a sequence by its queries and keys, which lie beside one another in `qkv_BLD`."""
+        q, k, v = rearrange(qkv_BLD, "b l (three n d) -> three b n l d", three=3, n=self.heads)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b n l d -> b l (n d)"))
 
 
@@ -35,17 +41,24 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(MLP_RATIO * width, width)
 
     def forward(self, x_BLD: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_BLD)))
+        return self.contract(self.fc1(x_BLD))
+
+    def contract(self, hidden_BLD: Tensor) -> Tensor:
+        return self.fc2(F.gelu(hidden_BLD))
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); equal to timm's `Block` with qkv_bias=True.
 
     `torch.compile` is meant to be applied to this class: shapes are static and no seed is hashed inside.
+
+    Args:
+        recomputes: compute norms, GELU and casts again in the backward pass instead of keeping their results.
     """
 
-    def __init__(self, width: int, heads: int, layer_norm_eps: float):
+    def __init__(self, width: int, heads: int, layer_norm_eps: float, *, recomputes: bool = False):
         super().__init__()
+        self.recomputes = recomputes
         self.norm1 = nn.LayerNorm(width, eps=layer_norm_eps)
         self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=layer_norm_eps)
@@ -57,11 +70,36 @@ class Block(nn.Module):
             branch_scale_B2: factor of the attention and the MLP branch of each clip (drop path); None is 1.
         """
         if branch_scale_B2 is None:
-            x_BLD = x_BLD + self.attn(self.norm1(x_BLD))
-            return x_BLD + self.mlp(self.norm2(x_BLD))
+            x_BLD = x_BLD + self._attention(x_BLD)
+            return x_BLD + self._mlp(x_BLD)
         attention_B11, mlp_B11 = branch_scale_B2.to(x_BLD.dtype)[:, :, None, None].unbind(1)
-        x_BLD = x_BLD + attention_B11 * self.attn(self.norm1(x_BLD))
-        return x_BLD + mlp_B11 * self.mlp(self.norm2(x_BLD))
+        x_BLD = x_BLD + attention_B11 * self._attention(x_BLD)
+        return x_BLD + mlp_B11 * self._mlp(x_BLD)
+
+    def _attention(self, x_BLD: Tensor) -> Tensor:
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return self.attn(self.norm1(x_BLD))
+        return self.attn.attend(_recomputed(self._normed_qkv, x_BLD))
+
+    def _mlp(self, x_BLD: Tensor) -> Tensor:
+        if not (self.recomputes and torch.is_grad_enabled()):
+            return self.mlp(self.norm2(x_BLD))
+        return _recomputed(self.mlp.contract, _recomputed(self._normed_hidden, x_BLD))
+
+    def _normed_qkv(self, x_BLD: Tensor) -> Tensor:
+        return self.attn.qkv(self.norm1(x_BLD))
+
+    def _normed_hidden(self, x_BLD: Tensor) -> Tensor:
+        return self.mlp.fc1(self.norm2(x_BLD))
+
+
+def _recomputed(function: Callable[..., Tensor], *arguments: Tensor | None) -> Tensor:
+    """Runs a function that keeps nothing but its arguments for the backward pass, which runs it again.
+
+    The second run ends where the last tensor that the backward pass needs is there. A function that ends in a matrix
+    product therefore never repeats that product, for its operands are what is needed.
+    """
+    return checkpoint(function, *arguments, use_reentrant=False)
 
 
 class Stack(nn.Module):
@@ -78,14 +116,17 @@ class Stack(nn.Module):
         layer_norm_eps: float,
         name: str,
         drop_path: float = 0.0,
-        activation_checkpointing: bool = False,
+        activation_checkpointing: ActivationCheckpointing = "none",
     ):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(size.width, size.heads, layer_norm_eps) for _ in range(size.depth))
+        cheap = activation_checkpointing == "cheap"
+        self.blocks = nn.ModuleList(
+            Block(size.width, size.heads, layer_norm_eps, recomputes=cheap) for _ in range(size.depth)
+        )
         self.norm = nn.LayerNorm(size.width, eps=layer_norm_eps)
         self.name = name
         self.drop_path = drop_path
-        self.activation_checkpointing = activation_checkpointing
+        self.recomputes_blocks = activation_checkpointing == "blocks"
 
     def forward(self, x_BLD: Tensor, seed_B: Tensor | None = None) -> Tensor:
         """
@@ -96,8 +137,8 @@ class Stack(nn.Module):
         if self.training and self.drop_path > 0 and seed_B is not None:
             scales = list(branch_scales(seed_B, self.name, len(self.blocks), self.drop_path).unbind(1))
         for block, scale_B2 in zip(self.blocks, scales, strict=True):
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                x_BLD = checkpoint(block, x_BLD, scale_B2, use_reentrant=False)
+            if self.recomputes_blocks and torch.is_grad_enabled():
+                x_BLD = _recomputed(block, x_BLD, scale_B2)
             else:
                 x_BLD = block(x_BLD, scale_B2)
         return self.norm(x_BLD)

@@ -36,7 +36,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 RESUMED = [("block", 1), ("freeze", 3), ("lora", 3)]
 """What is stopped and continued where it was; so is `frugal`."""
 FRUGAL: dict[str, dict[str, Any]] = {
-    "model": {"activation_checkpointing": True, "drop_path": 0.2},
+    "model": {"activation_checkpointing": "blocks", "drop_path": 0.2},
     "engine": {"precision": "bf16"},
 }
 WITHOUT_EFFECT = {f"{part}.bias" for part in ("a2v.token_map", "v2a.token_map", "video_pool.query", "audio_pool.query")}

@@ -34,7 +34,7 @@ def test_parts_of_base() -> None:
     assert gflops["audio_encoder"] == pytest.approx(96.8, abs=0.1)
     assert gflops["a2v"] + gflops["v2a"] == pytest.approx(15.4, abs=0.1)
     assert critic_gflops(config) == pytest.approx(3.9, abs=0.05)
-    assert activation_megabytes(config) == pytest.approx(760, rel=0.05)
+    assert activation_megabytes(config) == pytest.approx(834, rel=0.01)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

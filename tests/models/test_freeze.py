@@ -72,10 +72,10 @@ def test_every_parameter_learns_and_no_buffer_changes(config, inputs) -> None:
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in frozen.items())
 
 
-@pytest.mark.parametrize("activation_checkpointing", [False, True])
+@pytest.mark.parametrize("activation_checkpointing", ["none", "cheap", "blocks"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_graph_begins_where_learning_does(
-    odd_config, inputs, choice, activation_checkpointing: bool, precision: str
+    odd_config, inputs, choice, activation_checkpointing: str, precision: str
 ) -> None:
     model_section = {"activation_checkpointing": activation_checkpointing}
     config = odd_config("finetune", finetune=CHOICES[choice], model=model_section)

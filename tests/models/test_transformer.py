@@ -4,8 +4,10 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-from avff.config import TransformerSize
+from avff.config import ActivationCheckpointing, TransformerSize
+from avff.models.flops import ACTIVATION_BYTES_PER_VALUE
 from avff.models.transformer import Block, Stack, branch_scales
 
 SIZE = TransformerSize(width=48, depth=3, heads=4)
@@ -58,12 +60,51 @@ def test_a_dropped_branch_leaves_the_residual() -> None:
     torch.testing.assert_close(out[1], block(x)[1])
 
 
-def test_checkpointing_changes_no_gradient() -> None:
-    plain = Stack(SIZE, 1e-6, "video_encoder", drop_path=0.5)
-    frugal = Stack(SIZE, 1e-6, "video_encoder", drop_path=0.5, activation_checkpointing=True)
-    frugal.load_state_dict(plain.state_dict())
-    x, seeds = torch.randn(3, 5, 48), torch.arange(3)
-    for stack in (plain, frugal):
-        stack(x, seeds).square().sum().backward()
-    for ours, theirs in zip(plain.parameters(), frugal.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad)
+POLICIES = ("none", "cheap", "blocks")
+
+
+def build_stack(policy: ActivationCheckpointing) -> Stack:
+    torch.manual_seed(0)
+    return Stack(SIZE, 1e-6, "video_encoder", drop_path=0.5, activation_checkpointing=policy)
+
+
+def kept_bytes(policy: ActivationCheckpointing) -> float:
+    """Measures what is kept per token, channel and block in bf16, weights aside."""
+    stack, x = build_stack(policy), torch.randn(4, 512, SIZE.width)
+    num_weights = {parameter.numel() for parameter in stack.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.numel() not in num_weights:  # neither a weight nor its cast
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    pack = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with pack, torch.autocast("cpu", torch.bfloat16):
+        output = stack(x, torch.arange(4))
+    del output
+    return sum(kept.values()) / (x.numel() * SIZE.depth)
+
+
+def test_each_policy_keeps_what_it_is_counted_with() -> None:
+    final_norm = 4 / SIZE.depth
+    for policy in POLICIES:
+        # Besides, statistics of norms and attention: four fp32 numbers or so per token and block.
+        assert 0 <= kept_bytes(policy) - ACTIVATION_BYTES_PER_VALUE[policy] - final_norm < 1.5, policy
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_checkpointing_changes_no_gradient(precision: str) -> None:
+    found = {}
+    for policy in POLICIES:
+        stack, x = build_stack(policy), torch.randn(3, 5, 48, generator=torch.Generator().manual_seed(0))
+        with FlopCounterMode(display=False) as counter:
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+                output = stack(x, torch.arange(3))
+            output.square().sum().backward()
+        found[policy] = output, [parameter.grad for parameter in stack.parameters()], counter.get_total_flops()
+    for policy in ("cheap", "blocks"):
+        assert torch.equal(found[policy][0], found["none"][0])
+        assert all(map(torch.equal, found[policy][1], found["none"][1])), policy
+    assert found["cheap"][2] == found["none"][2], "no matrix product is computed twice"
+    assert found["blocks"][2] > 1.15 * found["none"][2]
