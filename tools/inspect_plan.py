@@ -80,16 +80,17 @@ def _positive(text: str) -> int:
 def contents(plan: Plan, config: Config) -> Iterator[str]:
     """Yields lines about what is read and how often."""
     size_S, batch = samples_per_shard(plan), config.engine.global_batch_size
-    num_epochs = config.optim.num_steps * batch / plan.num_samples
+    steps_per_epoch, repeats = plan.num_samples / plan.samples_per_step, plan.num_repeats
+    each = f"{batch} clips each, of {plan.samples_per_step} samples read once" if repeats > 1 else f"{batch} clips each"
     dropped = ", ".join(f"{count} by {reason}" for reason, count in sorted(plan.dropped.items())) or "none"
     yield f"plan {plan.hash[:12]} of {', '.join(source.path for source in config.data.train)}"
-    yield f"  samples   {len(plan.samples)}, read as {plan.num_samples} clips per epoch; left out: {dropped}"
+    yield f"  samples   {len(plan.samples)}, read as {plan.num_samples * repeats} clips per epoch; left out: {dropped}"
     yield (
         f"  shards    {len(size_S)} with {size_S.min()} / {np.median(size_S):g} / {size_S.max()} of the samples "
         "(fewest / median / most)"
     )
-    yield f"  steps     {batch} clips each, {plan.num_samples / batch:.1f} per epoch"
-    yield f"  the run   {config.optim.num_steps} steps, {num_epochs:.2f} epochs"
+    yield f"  steps     {each}, {steps_per_epoch:.1f} per epoch"
+    yield f"  the run   {config.optim.num_steps} steps, {config.optim.num_steps / steps_per_epoch:.2f} epochs"
 
 
 def shuffle_table(statistics: list[Statistic], epoch: int, *, explain: bool) -> Iterator[str]:

@@ -74,7 +74,7 @@ def time_restart(config: Config, step: int) -> dict[str, float]:
         prefetch_steps=1,
         steps=range(step, step + 1),
         timeout_seconds=config.faults.decode_timeout_seconds,
-        quarantine=Quarantine((), global_batch_size=config.engine.global_batch_size),
+        quarantine=Quarantine((), samples_per_step=plan.samples_per_step),
     )
     try:
         next(loader)

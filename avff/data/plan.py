@@ -24,10 +24,10 @@ MAX_SUBSTITUTES = 8
 
 
 class Entry(NamedTuple):
-    """One clip to come.
+    """One sample to come.
 
     Attributes:
-        position: on the endless line; global step x global batch size + place in the batch.
+        position: on the endless line; global step x samples per step + place among them.
         epoch: which passage over the samples.
         occurrence: how often the sample came before in this epoch; -1 - position for a substitute.
         sample: directory and row.
@@ -40,11 +40,15 @@ class Entry(NamedTuple):
 
 
 class Plan:
-    """The endless, seekable order of clips; build it with `build_plan`.
+    """The endless, seekable order of samples; build it with `build_plan`.
+
+    A step takes `samples_per_step` samples of the line and gives each `num_repeats` clips. Place i of the global batch
+    is sample i % samples_per_step, repeat i // samples_per_step, so that any run of up to `samples_per_step` places
+    that does not cross a multiple of it holds distinct samples.
 
     Attributes:
-        num_samples: clips per epoch.
-        samples: the distinct samples behind them.
+        num_samples: per epoch.
+        samples: the distinct ones among them.
         order: which of the samples stands where on the line.
         dropped: samples of the directories that filters left out, per reason.
         signature: what decides the order, as plain values (avff.data.signature); `hash` is its hash.
@@ -56,13 +60,15 @@ class Plan:
         order: Order,
         *,
         seed: int,
-        global_batch_size: int,
+        samples_per_step: int,
         signature: dict[str, Any],
         dropped: dict[str, int],
+        num_repeats: int = 1,
     ):
         self.samples = samples
         self.num_samples = order.samples_per_epoch
-        self.global_batch_size = global_batch_size
+        self.samples_per_step = samples_per_step
+        self.num_repeats = num_repeats
         self.signature = signature
         self.dropped = dropped
         self.hash = signature_hash(signature)
@@ -71,22 +77,23 @@ class Plan:
         self._peers: dict[tuple, np.ndarray] = {}
 
     def entries(self, step: int) -> list[Entry]:
-        """Returns the clips of a global step, in batch order."""
-        return self.at(np.arange(step * self.global_batch_size, (step + 1) * self.global_batch_size))
+        """Returns the samples of a global step, in batch order."""
+        return self.at(np.arange(step * self.samples_per_step, (step + 1) * self.samples_per_step))
 
     def at(self, positions: np.ndarray) -> list[Entry]:
-        """Returns the clips at some positions of the line (int64)."""
+        """Returns the samples at some positions of the line (int64)."""
         places = self.order.at(positions)
         columns = (positions.tolist(), *(column.tolist() for column in places))
         return [Entry(p, epoch, occurrence, self.samples[i]) for p, epoch, i, occurrence in zip(*columns, strict=True)]
 
-    def clip_seed(self, entry: Entry) -> int:
-        """Returns the 63 bits that decide every random choice about a clip."""
+    def clip_seeds(self, entry: Entry) -> list[int]:
+        """Returns for each repeat of a sample the 63 bits that decide every random choice about that clip."""
         row = entry.sample.row
-        return derive_seed(self._seed, entry.epoch, row.dataset, row.key, entry.occurrence)
+        first = derive_seed(self._seed, entry.epoch, row.dataset, row.key, entry.occurrence)
+        return [first, *(derive_seed(first, "repeat", repeat) for repeat in range(1, self.num_repeats))]
 
     def substitutes(self, entry: Entry) -> Iterator[Entry]:
-        """Yields, in order, the clips to try when an entry cannot be decoded: same split and labels.
+        """Yields, in order, the samples to try when an entry cannot be decoded: same split and labels.
 
         A pure function of the position, so every topology takes the same one. At most MAX_SUBSTITUTES.
         """
@@ -144,7 +151,8 @@ def build_plan(config: Config, train: Sequence[ShardDirectory], validation: Sequ
         samples,
         order,
         seed=config.seed,
-        global_batch_size=config.engine.global_batch_size,
+        samples_per_step=config.samples_per_step,
+        num_repeats=data.windows_per_sample,
         signature=plan_signature(config, train),
         dropped=selection.dropped,
     )

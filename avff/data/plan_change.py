@@ -6,7 +6,8 @@ from typing import Any
 _FIELD_OF_SETTING = {
     "plan_version": "the plan's version (set by the version of avff)",
     "global_batch_size": "engine.global_batch_size",
-    "num_runs": "data.num_runs (0 means engine.global_batch_size)",
+    "num_runs": "data.num_runs (0 means the samples of a step)",
+    "windows_per_sample": "data.windows_per_sample",
     "shuffle_window_shards": "data.shuffle_window_shards",
     "train_split": "data.train_split",
     "labels": "data.labels",

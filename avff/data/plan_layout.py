@@ -43,10 +43,10 @@ def layout_warnings(plan: Plan, config: Config, *, num_ranks: int, num_workers: 
         warnings.append(
             "data.shuffle_window_shards is 1: samples change places within their own shard only; use 8, the default"
         )
-    if plan.num_samples < config.engine.global_batch_size:
+    if plan.num_samples < plan.samples_per_step:
         warnings.append(
-            f"an epoch of {plan.num_samples} clips is smaller than the batch of {config.engine.global_batch_size}: every "
-            "batch holds clips more than once, which contrastive learning takes for different ones; lower "
+            f"an epoch of {plan.num_samples} samples is smaller than the {plan.samples_per_step} of a step: every "
+            "batch holds samples more than once, which contrastive learning takes for different ones; lower "
             "engine.global_batch_size or add data"
         )
     return warnings

@@ -32,9 +32,9 @@ class Quarantine:
         entries: by position.
     """
 
-    def __init__(self, entries: Iterable[Quarantined], *, global_batch_size: int):
+    def __init__(self, entries: Iterable[Quarantined], *, samples_per_step: int):
         self.entries = tuple(sorted(set(entries), key=lambda entry: (entry.position, entry.shard, entry.key)))
-        self._global_batch_size = global_batch_size
+        self._samples_per_step = samples_per_step
         self._by_sample: dict[tuple[str, str], list[Quarantined]] = {}
         for entry in self.entries:
             self._by_sample.setdefault((entry.key, entry.shard), []).append(entry)
@@ -45,7 +45,7 @@ class Quarantine:
         It is left out at the very position where it failed and in every later step. Elsewhere in the step of its
         failure other ranks have read it already, before they could know.
         """
-        first_position = position - position % self._global_batch_size
+        first_position = position - position % self._samples_per_step
         for entry in self._by_sample.get((row.key, row.shard), ()):
             if entry.position == position or entry.position < first_position:
                 return entry.reason
@@ -53,4 +53,4 @@ class Quarantine:
 
     def with_(self, more: Iterable[Quarantined]) -> "Quarantine":
         """Returns a longer list."""
-        return Quarantine([*self.entries, *more], global_batch_size=self._global_batch_size)
+        return Quarantine([*self.entries, *more], samples_per_step=self._samples_per_step)

@@ -54,7 +54,7 @@ def shuffle_quality(plan: Plan, epoch: int = 0) -> list[Statistic]:
             )
         ),
         neighbours("shard", shard_N),
-        batch_concentration(shard_N, plan.global_batch_size),
+        batch_concentration(shard_N, plan.samples_per_step),
     ]
 
 

@@ -24,11 +24,14 @@ def plan_signature(config: Config, train: Sequence[ShardDirectory]) -> dict[str,
         sha256, index_sha256). JSON keeps all of it.
     """
     data = config.data
+    # Named only where it has an effect, so that plans without repeats keep their hash.
+    repeats = {"windows_per_sample": data.windows_per_sample} if data.windows_per_sample > 1 else {}
     return {
         "plan_version": PLAN_VERSION,
         "seed": config.seed,
         "global_batch_size": config.engine.global_batch_size,
         "num_runs": config.num_runs,
+        **repeats,
         "shuffle_window_shards": data.shuffle_window_shards,
         "train_split": data.train_split,
         "labels": data.labels,

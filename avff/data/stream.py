@@ -24,12 +24,12 @@ from avff.errors import ConfigError, ReadError, ShardError
 
 
 class Substitution(NamedTuple):
-    """One planned sample that could not be used, and the one that took its place.
+    """One planned sample that could not be used, and the one that took its place, in all its repeats.
 
     Attributes:
         shard: path of the tar.
         reason: the error, as a sentence.
-        position: of the clip on the plan's line.
+        position: of the sample on the plan's line.
         lasting: circumstances were to blame, not the bytes, and the quarantine list does not hold it yet: the same
             clips come again only when it is put there.
     """
@@ -49,7 +49,7 @@ class StepBatch(NamedTuple):
     Attributes:
         step: the global step.
         micro_batches: AVBatch each (or what the view collates), in order.
-        substitutions: of this rank's clips in this step.
+        substitutions: of this rank's samples in this step.
     """
 
     step: int
@@ -57,20 +57,22 @@ class StepBatch(NamedTuple):
     substitutions: list[Substitution]
 
 
-def rank_places(global_batch_size: int, group_size: int, rank: int, world_size: int) -> np.ndarray:
-    """Returns this rank's places in the global batch: an equal run of every group, groups in order.
+def rank_places(samples_per_step: int, group_size: int, rank: int, world_size: int) -> np.ndarray:
+    """Returns this rank's places among the samples of a step: an equal run of every group, groups in order.
+
+    Groups of one repeat are those of every other, so a rank has all clips of its samples.
 
     Raises:
-        ConfigError: groups do not tile the batch, or ranks do not share a group evenly.
+        ConfigError: groups do not tile the step, or ranks do not share a group evenly.
     """
-    if global_batch_size % group_size or group_size % world_size:
+    if samples_per_step % group_size or group_size % world_size:
         fitting = ", ".join(str(ranks) for ranks in range(1, group_size + 1) if group_size % ranks == 0)
         raise ConfigError(
-            f"{world_size} ranks cannot share groups of {group_size} in a global batch of {global_batch_size}: the group "
-            f"has to divide the batch and the ranks the group; use {fitting} ranks and an engine.global_batch_size that is "
-            f"a multiple of {group_size}"
+            f"{world_size} ranks cannot share groups of {group_size} in a step of {samples_per_step} samples: the group "
+            f"has to divide the step and the ranks the group; use {fitting} ranks and an engine.global_batch_size / "
+            f"data.windows_per_sample that is a multiple of {group_size}"
         )
-    places = np.arange(global_batch_size).reshape(-1, world_size, group_size // world_size)
+    places = np.arange(samples_per_step).reshape(-1, world_size, group_size // world_size)
     return places[:, rank].reshape(-1)
 
 
@@ -108,10 +110,11 @@ def train_loader(
     Raises:
         ConfigError: batch, groups, ranks and micro batches do not fit together.
     """
-    places = rank_places(plan.global_batch_size, group_size, rank, world_size)
-    if len(places) % micro_batch_size:
+    places = rank_places(plan.samples_per_step, group_size, rank, world_size)
+    num_clips = len(places) * plan.num_repeats
+    if num_clips % micro_batch_size:
         raise ConfigError(
-            f"engine.micro_batch_size {micro_batch_size} does not divide the {len(places)} clips that each of {world_size} "
+            f"engine.micro_batch_size {micro_batch_size} does not divide the {num_clips} clips that each of {world_size} "
             f"ranks reads per step; choose a divisor"
         )
     job = _TrainSteps(plan, view, places, micro_batch_size, quarantine)
@@ -167,18 +170,19 @@ class _TrainSteps:
         self.quarantine = quarantine
 
     def __call__(self, step: int, slot: Slot) -> StepBatch:
-        clips: list[Any] = []
+        clips_by_sample: list[list[Any]] = []
         substitutions: list[Substitution] = []
-        for entry in self.plan.at(step * self.plan.global_batch_size + self.places):
-            clip, failures = self._clip(entry, step, slot)
-            clips.append(clip)
+        for entry in self.plan.at(step * self.plan.samples_per_step + self.places):
+            found, failures = self._clips(entry, step, slot)
+            clips_by_sample.append(found)
             substitutions += failures
+        clips = [clip for repeat in zip(*clips_by_sample, strict=True) for clip in repeat]
         size = self.micro_batch_size
         micro_batches = [self.view.collate(clips[i : i + size]) for i in range(0, len(clips), size)]
         return StepBatch(step, micro_batches, substitutions)
 
-    def _clip(self, entry: Entry, step: int, slot: Slot) -> tuple[Any, list[Substitution]]:
-        """Returns the entry's clip, or its first substitute's that can be read, and what went wrong before."""
+    def _clips(self, entry: Entry, step: int, slot: Slot) -> tuple[list[Any], list[Substitution]]:
+        """Returns the entry's clips, or those of its first substitute that can be read, and what went wrong before."""
         failures: list[_Failure] = []
         for attempt, candidate in enumerate(itertools.chain([entry], self.plan.substitutes(entry))):
             sample = candidate.sample
@@ -188,11 +192,11 @@ class _TrainSteps:
                 continue
             try:
                 with slot.reading(place_of(entry.position, sample, attempt)):
-                    [clip] = self.view.train_clips(read_sample(*sample), [self.plan.clip_seed(candidate)])
+                    clips = self.view.train_clips(read_sample(*sample), self.plan.clip_seeds(candidate))
             except ShardError as error:
                 failures.append(_Failure(sample, str(error), lasting=isinstance(error, ReadError)))
                 continue
-            return clip, [_substitution(failure, sample, step, entry.position) for failure in failures]
+            return clips, [_substitution(failure, sample, step, entry.position) for failure in failures]
         raise ShardError(
             f"step {step}: sample {entry.sample.row.key!r} and all {len(failures) - 1} substitutes of its split and labels "
             f"cannot be read; the last reason: {failures[-1].reason}"

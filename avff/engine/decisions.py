@@ -29,13 +29,13 @@ class Decisions:
         rewinds: in the order they were decided.
     """
 
-    def __init__(self, run_dir: Path, *, global_batch_size: int):
+    def __init__(self, run_dir: Path, *, samples_per_step: int):
         path = run_dir / FILE
         records = agreement.on_main(lambda: _open(path))
         self._log = AppendLog(path) if distributed.is_main() else None
         quarantined = (record for record in records if record["kind"] == "quarantined")
         clips = [Quarantined(**{name: record[name] for name in Quarantined._fields}) for record in quarantined]
-        self.quarantine = Quarantine(clips, global_batch_size=global_batch_size)
+        self.quarantine = Quarantine(clips, samples_per_step=samples_per_step)
         self.rewinds: list[dict[str, Any]] = [record for record in records if record["kind"] == "rewound"]
         self.data_hashes = [record["data_hash"] for record in records if record["kind"] == "replanned"]
 

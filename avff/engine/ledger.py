@@ -74,12 +74,12 @@ class Ledger:
         self._append({"kind": "substituted", **_ledger_record(clip), "step": step} for clip in found)
         self._causes.update((clip.shard, clip.reason) for clip in found)
         budget = self.config.faults.max_substituted_fraction
-        samples_seen = step * self.config.engine.global_batch_size
+        samples_read = step * self.config.samples_per_step
         # A single bad sample in a run's first steps is no verdict on the data.
-        if self.num_substituted > max(1, budget * samples_seen):
+        if self.num_substituted > max(1, budget * samples_read):
             (shard, reason), count = self._causes.most_common(1)[0]
             raise TrainingError(
-                f"{self.num_substituted} of {samples_seen} samples had to be replaced, more than "
+                f"{self.num_substituted} of {samples_read} samples had to be replaced, more than "
                 f"faults.max_substituted_fraction={budget}; most often, {count} times, in {shard}: {reason}"
             )
         return [Quarantined(c.key, Path(c.shard).name, c.position, c.reason) for c in found if c.lasting]

@@ -94,7 +94,7 @@ def run_stage(config: Config, device: torch.device) -> int:
 
 def _run_opened(config: Config, device: torch.device, watchdog: Watchdog, stop: StopFlag) -> int:
     watchdog.mark("starting", 0)
-    decisions = Decisions(config.run_dir, global_batch_size=config.engine.global_batch_size)
+    decisions = Decisions(config.run_dir, samples_per_step=config.samples_per_step)
     _set_aside_superseded(config.run_dir, decisions)
     newest = checkpoint.find_newest(config.run_dir)
     if newest == run_folder.checkpoint_dir(config.run_dir, config.optim.num_steps):

@@ -64,7 +64,7 @@ class Layout(NamedTuple):
             samples,
             self.order(),
             seed=self.seed,
-            global_batch_size=self.global_batch_size,
+            samples_per_step=self.global_batch_size,
             signature={"directories": []},
             dropped={},
         )
@@ -90,7 +90,7 @@ def layouts(draw, max_shards=60, max_shard_samples=30, max_batch=96, weights=EQU
 
 def clips(plan, steps):
     """What decides a clip, step by step: key and every random choice about it."""
-    return [[(entry.sample.row.key, plan.clip_seed(entry)) for entry in plan.entries(step)] for step in steps]
+    return [[(entry.sample.row.key, plan.clip_seeds(entry)[0]) for entry in plan.entries(step)] for step in steps]
 
 
 def read_by_ranks(layout, steps, world_size, group_size, num_workers):
@@ -104,7 +104,7 @@ def read_by_ranks(layout, steps, world_size, group_size, num_workers):
                 entries = plan.at(step * layout.global_batch_size + places)
                 for place, entry in zip(places, entries, strict=True):
                     assert batches[step][place] is None, "two ranks read one place"
-                    batches[step][place] = (entry.sample.row.key, plan.clip_seed(entry))
+                    batches[step][place] = (entry.sample.row.key, plan.clip_seeds(entry)[0])
     return [batches[step] for step in steps]
 
 
@@ -193,7 +193,7 @@ def test_a_run_moved_between_ranks_reads_what_it_would_have_read(layout, ranks, 
 @given(group=st.integers(1, 24), groups=st.integers(1, 4), world_size=st.sampled_from(WORLD_SIZES))
 def test_ranks_share_every_group_evenly_or_are_refused(group, groups, world_size):
     if group % world_size:
-        with pytest.raises(ConfigError, match=rf"{world_size} ranks cannot share groups of {group} in a global batch"):
+        with pytest.raises(ConfigError, match=rf"{world_size} ranks cannot share groups of {group} in a step"):
             rank_places(group * groups, group, 0, world_size)
         return
     for rank in range(world_size):
@@ -246,7 +246,7 @@ def test_a_step_over_many_short_epochs_has_no_clip_twice(layout, step):
     assert sorted(set(epochs)) == list(range(first, last + 1))
     for epoch in range(first + 1, last):  # a passage that lies wholly inside the step
         assert len({e.sample.row.key for e in entries if e.epoch == epoch}) == plan.num_samples == epochs.count(epoch)
-    assert len({plan.clip_seed(entry) for entry in entries}) == len(entries)
+    assert len({plan.clip_seeds(entry)[0] for entry in entries}) == len(entries)
 
 
 # ------------------------------------------------------------------------------------------- shards on the disk

@@ -127,7 +127,7 @@ def test_epoch_smaller_than_the_batch(plan_of, shard_directory):
     assert Counter(entry.sample.row.key for entry in first) == dict.fromkeys(
         ["train00", "train04", "train08", "train12"], 3
     )
-    assert len({plan.clip_seed(entry) for entry in first}) == 12
+    assert len({plan.clip_seeds(entry)[0] for entry in first}) == 12
 
 
 def test_remainder_opens_the_next_epoch(plan_of, shard_directory):
@@ -150,7 +150,7 @@ def test_directories_mix_by_weight(tmp_path, plan_of, make_sample, write_directo
         times = Counter(entry.sample.row.key for entry in entries)
         assert all(times[f"a{i}"] == 2 for i in range(4))
         assert sum(times[f"b{i}"] for i in range(6)) == 3 and max(times[f"b{i}"] for i in range(6)) == 1
-        assert len({plan.clip_seed(entry) for entry in entries}) == 11
+        assert len({plan.clip_seeds(entry)[0] for entry in entries}) == 11
     # Weight 0 leaves a directory out.
     assert {key[0] for key in keys(plan_of([a, b], weights=[1.0, 0.0]))} == {"a"}
 
@@ -217,7 +217,7 @@ def test_substitutes_are_alike_and_a_function_of_the_position(plan_of, shard_dir
         assert {s.sample.row.category for s in substitutes} == {entry.sample.row.category}
         assert entry.sample.row.key not in {s.sample.row.key for s in substitutes}
         assert [s.sample.row.key for s in plan.substitutes(entry)] == [s.sample.row.key for s in substitutes]
-        seeds = {again.clip_seed(s) for s in (entry, *substitutes)}
+        seeds = {again.clip_seeds(s)[0] for s in (entry, *substitutes)}
         assert len(seeds) == len(substitutes) + 1
 
 

@@ -6,7 +6,7 @@ BATCH = 4
 
 
 def quarantine(*entries):
-    return Quarantine(entries, global_batch_size=BATCH)
+    return Quarantine(entries, samples_per_step=BATCH)
 
 
 def test_from_the_next_step_on_and_at_the_very_position(shard_directory):

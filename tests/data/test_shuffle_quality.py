@@ -141,7 +141,7 @@ def test_layouts_that_suit_have_no_warning(plan_of):
         (
             [1] * 16,
             {"engine": {"global_batch_size": 20}},
-            r"an epoch of 16 clips is smaller than the batch of 20: every batch holds clips more than once",
+            r"an epoch of 16 samples is smaller than the 20 of a step: every batch holds samples more than once",
         ),
     ],
 )

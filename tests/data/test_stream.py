@@ -69,7 +69,7 @@ def setup(tiny_config):
 
 
 def no_quarantine(plan):
-    return Quarantine([], global_batch_size=plan.global_batch_size)
+    return Quarantine([], samples_per_step=plan.samples_per_step)
 
 
 def read_globally(
@@ -100,11 +100,11 @@ def read_globally(
             timeout_seconds=timeout_seconds,
             quarantine=quarantine or no_quarantine(plan),
         )
-        places = rank_places(plan.global_batch_size, group_size, rank, world_size)
+        places = rank_places(plan.samples_per_step, group_size, rank, world_size)
         batches = list(loader)
         assert [batch.step for batch in batches] == list(range(start_step, num_steps))
         for batch in batches:
-            clips, substitutions = steps.setdefault(batch.step, ([None] * plan.global_batch_size, []))
+            clips, substitutions = steps.setdefault(batch.step, ([None] * plan.samples_per_step * plan.num_repeats, []))
             assert all(len(micro.keys) == 2 for micro in batch.micro_batches)
             described = itertools.chain.from_iterable(map(describe, batch.micro_batches))
             for place, clip in zip(places, described, strict=True):
@@ -362,7 +362,7 @@ def test_sizes_that_do_not_fit(setup, uneven):
     plan, view = setup(uneven)
     with pytest.raises(
         ConfigError,
-        match=r"5 ranks cannot share groups of 6 in a global batch of 12: .* use 1, 2, 3, 6 ranks and .* of 6$",
+        match=r"5 ranks cannot share groups of 6 in a step of 12 samples: .* use 1, 2, 3, 6 ranks and .* of 6$",
     ):
         read_globally(plan, view, world_size=5, num_workers=0)
     with pytest.raises(

@@ -8,7 +8,7 @@ from avff.engine.decisions import Decisions
 
 @pytest.fixture
 def reopen(tmp_path):
-    return lambda: Decisions(tmp_path, global_batch_size=4)
+    return lambda: Decisions(tmp_path, samples_per_step=4)
 
 
 def test_without_decisions_updates_read_their_own_steps(reopen):

@@ -19,7 +19,7 @@ def restart(tiny_config, tmp_path):
         config = tiny_config(data=data)
         config.run_dir.mkdir(parents=True, exist_ok=True)
         opened = RunData(config)
-        decisions = Decisions(config.run_dir, global_batch_size=4)
+        decisions = Decisions(config.run_dir, samples_per_step=4)
         check_data(config, opened.signatures, state or {}, decisions)
         return {"step": 3, "data_hash": opened.hash}
 
