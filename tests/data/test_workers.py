@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,22 @@ TIMEOUT_SECONDS = 2.0
 """Of a reading, where one hangs: longer than a busy machine takes for all others."""
 
 
+READINGS = weakref.WeakSet()
+"""Begun and still held by somebody."""
+
+
 def read(job, items=ITEMS, *, num_workers=2, prefetch=2, timeout_seconds=PATIENCE_SECONDS):
-    return read_in_order(job, items, num_workers=num_workers, prefetch=prefetch, timeout_seconds=timeout_seconds)
+    results = read_in_order(job, items, num_workers=num_workers, prefetch=prefetch, timeout_seconds=timeout_seconds)
+    READINGS.add(results)
+    return results
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Ends the workers of a test that failed; the next one would count them."""
+    yield
+    for results in list(READINGS):
+        results.close()
 
 
 def square(item, slot):
@@ -44,9 +59,15 @@ EXPECTED = [(item, item * item) for item in ITEMS]
 
 
 def workers_of(pid):
+    """Returns those that have a name by now; a worker takes it before it reads, but the result may be another's."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return [child for child in psutil.Process(pid).children() if child.name().startswith("avff-data-")]
     return []
+
+
+def all_workers_of(pid, count):
+    wait_until(lambda: len(workers_of(pid)) == count)
+    return workers_of(pid)
 
 
 def wait_until(condition):
@@ -173,8 +194,8 @@ def test_what_cannot_be_sent_is_an_error_too():
 def test_killed_workers_are_replaced():
     results = read(square, range(3, 40), num_workers=3)
     found = [next(results)]
-    for _ in range(4):
-        for worker in workers_of(os.getpid()):
+    for _ in range(3):  # a fourth kill could condemn a sample
+        for worker in all_workers_of(os.getpid(), 3):
             worker.kill()
         found.append(next(results))
     found += results
@@ -330,22 +351,24 @@ def test_close_and_garbage_collection_end_the_workers():
     for end in (lambda results: results.close(), lambda results: results.throw(KeyboardInterrupt)):
         results = read(square)
         next(results)
-        assert len(workers_of(os.getpid())) == 2
+        workers = all_workers_of(os.getpid(), 2)
         with contextlib.suppress(KeyboardInterrupt):
             end(results)
-        assert workers_of(os.getpid()) == []
+        assert not any(worker.is_running() for worker in workers)
     results = read(square)
     next(results)
+    workers = all_workers_of(os.getpid(), 2)
     del results
     gc.collect()
-    assert workers_of(os.getpid()) == []
+    assert not any(worker.is_running() for worker in workers)
 
 
 def test_a_worker_that_hangs_is_ended_too(fifo):
     results = read(lambda item, slot: square(item, slot) if item == 3 else fifo.open("rb"))
     next(results)
+    workers = all_workers_of(os.getpid(), 2)
     results.close()
-    assert workers_of(os.getpid()) == []
+    assert not any(worker.is_running() for worker in workers)
 
 
 def test_signals_to_the_process_group_are_the_parents():
@@ -374,18 +397,27 @@ for item, pid in read_in_order(job, range(4), num_workers=2, prefetch=1, timeout
 """
 
 
-def start_script(fifo, timeout_seconds):
-    command = [sys.executable, "-c", SCRIPT, str(fifo), str(timeout_seconds)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=os.getcwd())
+@pytest.fixture
+def start_script(fifo):
+    """`start_script(timeout_seconds)` starts SCRIPT, which is killed at the end of the test at the latest."""
+    with contextlib.ExitStack() as ends:
+
+        def start(timeout_seconds):
+            command = [sys.executable, "-c", SCRIPT, str(fifo), str(timeout_seconds)]
+            parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+            ends.enter_context(parent)
+            ends.callback(parent.kill)
+            return parent
+
+        yield start
 
 
 @pytest.mark.slow
-def test_a_killed_parent_leaves_nothing_behind(fifo):
+def test_a_killed_parent_leaves_nothing_behind(fifo, start_script):
     in_shared_memory = set(os.listdir("/dev/shm"))
-    parent = start_script(fifo, PATIENCE_SECONDS)
+    parent = start_script(PATIENCE_SECONDS)
     writer = open_when_read(fifo)  # one worker hangs in item 2, the other waits for work
-    wait_until(lambda: len(workers_of(parent.pid)) == 2)
-    workers = workers_of(parent.pid)
+    workers = all_workers_of(parent.pid, 2)
     parent.kill()
     parent.communicate()
     wait_until(lambda: not any(worker.is_running() for worker in workers))
@@ -394,8 +426,8 @@ def test_a_killed_parent_leaves_nothing_behind(fifo):
 
 
 @pytest.mark.slow
-def test_a_suspended_machine_condemns_nobody(fifo):
-    parent = start_script(fifo, 3.0)
+def test_a_suspended_machine_condemns_nobody(fifo, start_script):
+    parent = start_script(3.0)
     writer = open_when_read(fifo)
     os.killpg(parent.pid, signal.SIGSTOP)
     time.sleep(4.0)  # longer than the time-out
