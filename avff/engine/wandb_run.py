@@ -1,7 +1,8 @@
 """A run in wandb: the numbers of metrics.jsonl, panels, checkpoints by reference, an alert when it fails; rank 0 only.
 
 wandb's step is the training step, so that a step that a requeued job does again is the same row and not a second one.
-Nothing that goes wrong here reaches training: metrics.jsonl is the truth, and tools/sync_wandb.py fills in from it.
+Nothing that goes wrong here reaches training, and nothing holds it for longer than the seconds below: metrics.jsonl is
+the truth, and tools/sync_wandb.py fills in from it.
 """
 
 import hashlib
@@ -10,23 +11,29 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import avff
 from avff import distributed, run_folder
 from avff.config import Config
 from avff.engine.starts import KILLED, STARTS
-from avff.errors import INTERRUPTED_EXIT_CODE, PREEMPTED_EXIT_CODE, CheckpointError
+from avff.engine.wandb_service import can_log_in, failures, stop, within
+from avff.errors import INTERRUPTED_EXIT_CODE, PREEMPTED_EXIT_CODE
 from avff.json_lines import read_lines
 from avff.strict_yaml import to_dict
 
 logger = logging.getLogger(__name__)
 
-FINISH_SECONDS = 60
-FAILURE_SECONDS = 10
+INIT_SECONDS = 60.0
+"""wandb's own limit for the server's answer."""
+START_SECONDS = INIT_SECONDS + 30.0
+"""For all of wandb's start; there are two of them where the first has to be given up."""
+CALL_SECONDS = 60.0
+"""A call only hands over to wandb's service, mostly in less than a millisecond; one that takes this long is the last."""
+FINISH_SECONDS = 60.0
+FAILURE_SECONDS = 10.0
 """A process that failed waits less: its launcher may be killing ranks already."""
 FLUSH_SECONDS = 2.0
 """Records that a killed job loses; with wandb's own value it would be those of 15 s."""
@@ -89,18 +96,24 @@ class WandbRun:
         """Ends this start's part; a run that wants to be started again is shown as preempted."""
         if code == PREEMPTED_EXIT_CODE:
             self._attempt(lambda run: run.mark_preempting())
-        self._attempt(lambda run: _finish(run, code, FINISH_SECONDS))
+        self._attempt(lambda run: run.finish(exit_code=code), FINISH_SECONDS)
+        if self._config.logging.wandb != "disabled":
+            stop()
 
     def _alert(self, title: str, text: str, level: str) -> None:
         self._attempt(lambda run: run.alert(title=title[:MAX_TITLE], text=text, level=level))
 
-    def _attempt(self, action: Callable[[Any], None]) -> None:
-        """Does something with wandb's run; what goes wrong is logged."""
+    def _attempt(self, action: Callable[[Any], None], seconds: float | None = None) -> None:
+        """Does something with wandb's run; what goes wrong is logged.
+
+        Args:
+            seconds: that it may take; CALL_SECONDS where None.
+        """
         if self._run is None:
             return
         try:
-            action(self._run)
-        except ConnectionError as error:
+            within(seconds or CALL_SECONDS, partial(action, self._run))
+        except (ConnectionError, TimeoutError) as error:
             logger.warning("wandb's service has ended (%s); tools/sync_wandb.py adds what it misses", error)
             self._run = None
         except failures() as error:
@@ -116,42 +129,30 @@ def report_failure(config: Config, *, reason: str, code: int, step: int) -> None
     run = wandb.run if wandb else None
     if run is None:
         return
-    try:
+
+    def tell() -> None:
         if code != INTERRUPTED_EXIT_CODE:
             title = f"{config.name} failed at step {step}"
             run.alert(title=title[:MAX_TITLE], text=f"{config.run_dir}: {reason} (code {code})", level="ERROR")
-        _finish(run, code, FAILURE_SECONDS)
+        run.finish(exit_code=code)
+
+    try:
+        within(FAILURE_SECONDS, tell)
     except failures() as error:
         logger.warning("wandb was not told of the failure: %s", error)
-
-
-def failures() -> tuple[type[Exception], ...]:
-    """What wandb, or reading what it is told of, raises where network, login, disk or service fail; no common base."""
-    import wandb
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
-    from wandb.sdk.mailbox.mailbox import MailboxClosedError
-    from wandb.sdk.mailbox.mailbox_handle import HandleAbandonedError, ServerResponseError
-
-    service = (WandbApiFailedError, WandbServiceConnectionError)
-    mailbox = (MailboxClosedError, HandleAbandonedError, ServerResponseError)
-    # ValueError: a name that wandb does not allow, a WANDB_ variable that its settings refuse.
-    return wandb.Error, OSError, ValueError, TypeError, CheckpointError, *service, *mailbox
+    stop()
 
 
 def _start(config: Config, code_revision: str | None) -> Any:
     """Opens wandb's run; offline where login, network or service do not permit more, None at worst."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    import wandb
-
     wanted = config.logging.wandb
     for mode in (wanted, "offline") if wanted != "offline" else ("offline",):
         try:
-            return _init(config, code_revision, _mode(mode))
+            return within(START_SECONDS, partial(_init, config, code_revision, _mode(mode)))
         except failures() as error:
             logger.warning("wandb did not start (%s): %s", mode, error)
-            with suppress(*failures()):
-                wandb.teardown()  # or its service would call the run's id in use
+            stop()
         if mode != "offline":
             logger.warning("wandb goes on offline; logging.wandb=offline saves this wait at the next start")
     logger.warning("training goes on without wandb; metrics.jsonl holds everything")
@@ -162,9 +163,7 @@ def _mode(wanted: str) -> str:
     """Decides `auto`; raises wandb.Error where there is a login and its server does not answer."""
     if wanted != "auto":
         return wanted
-    import wandb
-
-    return "online" if wandb.login(prompt=False) else "offline"
+    return "online" if can_log_in() else "offline"
 
 
 def _init(config: Config, code_revision: str | None, mode: Any) -> Any:
@@ -187,7 +186,7 @@ def _init(config: Config, code_revision: str | None, mode: Any) -> Any:
         },
         mode=mode,
         settings=wandb.Settings(
-            init_timeout=60,
+            init_timeout=INIT_SECONDS,
             # avff.engine.system_metrics measures all nodes; wandb would measure only this one.
             x_disable_stats=True,
             x_transaction_log_flush_interval=FLUSH_SECONDS,
@@ -218,15 +217,6 @@ def _artifact(config: Config, step: int) -> Any:
         )
         artifact.manifest.add_entry(reference)
     return artifact
-
-
-def _finish(run: Any, code: int, seconds: float) -> None:
-    """Does not wait for ever: the training run is saved, and what is in wandb/ can be sent later."""
-    thread = Thread(target=run.finish, kwargs={"exit_code": code}, daemon=True, name="wandb")
-    thread.start()
-    thread.join(seconds)
-    if thread.is_alive():
-        logger.warning("wandb is not done after %g s; tools/sync_wandb.py sends the rest later", seconds)
 
 
 def _was_killed(run_dir: Path) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avff.engine.wandb_fragments import FOLDER, MergedRun
-from avff.engine.wandb_run import failures
+from avff.engine.wandb_service import can_log_in, failures
 from avff.errors import CheckpointError
 from avff.files import write_durably
 from avff.run_lock import holder
@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 
 UPLOADED = "uploaded.json"
 """Beside the fragments: digest of what the server has, and how many alerts it was sent."""
+
+SYNC_SECONDS = 3600.0
+"""Far more than a run's numbers and panels take; `wandb sync` itself waits without an end for a server that is silent."""
 
 Outcome = Literal["uploaded", "up to date", "merged"]
 
@@ -73,10 +76,8 @@ def _refuse_a_live_run(merged: MergedRun) -> None:
 
 
 def _is_logged_in() -> bool:
-    import wandb
-
     try:
-        return bool(wandb.login(prompt=False))
+        return can_log_in()
     except failures() as error:
         logger.warning("wandb's server does not answer, or refuses the login: %s", error)
         return False
@@ -88,7 +89,13 @@ def _sync(merged: MergedRun, directory: Path) -> None:
     if not merged.has_ended:
         # A run that goes on, or waits for its next start, has not failed.
         environment["WANDB_X_UPDATE_FINISH_STATE"] = "false"
-    done = subprocess.run([sys.executable, "-m", "wandb", "sync", str(directory)], check=False, env=environment)
+    command = [sys.executable, "-m", "wandb", "sync", str(directory)]
+    try:
+        done = subprocess.run(command, check=False, env=environment, timeout=SYNC_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise CheckpointError(
+            f"{directory}: `wandb sync` was not done after {SYNC_SECONDS:g} s; the same command tries again"
+        ) from error
     if done.returncode or not (directory / f"run-{merged.id}.wandb.synced").is_file():
         raise CheckpointError(
             f"{directory}: `wandb sync` did not get it to the server (code {done.returncode}, see above); "

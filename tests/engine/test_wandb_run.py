@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,24 +17,26 @@ pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).parent / "workers" / "wandb_worker.py"
 CLOSED_PORT = "http://127.0.0.1:9"
+API_KEY = "0" * 40
 
 
 @pytest.fixture
 def log(tiny_config, tmp_path):
     """Logs steps in a process of its own: `log(plan, logging={...}, VARIABLE=...)` returns what it printed."""
 
-    def run(plan, *, logging, name="tiny", **environment):
+    def run(plan, *, logging, name="tiny", code=0, **environment):
         path = tmp_path / "config.json"
         path.write_text(json.dumps(to_dict(tiny_config(name=name, logging=logging))))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
         done = subprocess.run(
             [sys.executable, str(WORKER), str(path), "0", *plan.split()],
-            check=True,
+            check=False,
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=300,
             env={**inherited, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **environment},
         )
+        assert done.returncode == code, done.stderr
         return done.stdout + done.stderr
 
     return run
@@ -52,12 +55,45 @@ def test_a_service_that_dies_is_logged_and_the_run_goes_on(log, tiny_config):
 
 def test_a_login_without_a_network_goes_on_offline(log, tiny_config):
     run_dir = tiny_config().run_dir
-    printed = log("1 2 end", logging={"wandb": "auto"}, WANDB_API_KEY="0" * 40, WANDB_BASE_URL=CLOSED_PORT)
+    printed = log("1 2 end", logging={"wandb": "auto"}, WANDB_API_KEY=API_KEY, WANDB_BASE_URL=CLOSED_PORT)
     assert "wandb goes on offline" in printed
+    assert_all_is_in_a_file(run_dir)
+
+
+@pytest.fixture
+def silent_server():
+    """Takes every connection and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def test_a_server_that_never_answers_costs_seconds(log, tiny_config, silent_server):
+    run_dir = tiny_config().run_dir
+    printed = log("1 2 end", logging={"wandb": "auto"}, WANDB_API_KEY=API_KEY, WANDB_BASE_URL=silent_server)
+    assert "wandb goes on offline" in printed
+    assert_all_is_in_a_file(run_dir)
+
+
+def assert_all_is_in_a_file(run_dir):
     assert steps_of(run_dir) == [1, 2]
     (fragment,) = read_fragments(run_dir)
     assert not fragment.was_sent
     assert list(fragment.rows) == [1, 2]
+
+
+@pytest.mark.parametrize(("end", "code"), [("end", 0), ("fail", 3)])
+def test_a_service_that_stalls_holds_the_end_for_seconds(log, tiny_config, end, code):
+    run_dir = tiny_config().run_dir
+    printed = log(f"1 2 stall 3 {end}", logging={"wandb": "offline"}, code=code)
+    assert "wandb took longer than 3 s" in printed
+    assert steps_of(run_dir) == [1, 2, 3]
+
+
+def test_a_rewind_with_a_stalled_service_goes_on_in_a_new_one(log, tiny_config):
+    run_dir = tiny_config().run_dir
+    printed = log("1 2 stall rewind=1 2 3 end", logging={"wandb": "offline"})
+    assert "wandb took longer than 3 s" in printed and "without wandb" not in printed
+    assert list(read_fragments(run_dir)[-1].rows) == [2, 3]
 
 
 def test_what_wandb_does_not_allow_is_logged_and_the_run_goes_on(log, tiny_config):

@@ -7,6 +7,7 @@ CONFIG: JSON file with plain values. PLAN: words, done in order:
     panel=N      draws the panel of step N and logs it
     save=N       commits a checkpoint of step N
     lose         kills wandb's service, as a scheduler's signal to all processes of a job does
+    stall        stops wandb's service, which takes nothing and answers nothing from here on
     rewind=N     goes back to step N; later losses differ from those before
     fail         ends as a run does that training stopped, with code 3
     written      waits until wandb has written the rows before the newest, which it holds back
@@ -31,11 +32,15 @@ from made_checkpoints import add_checkpoint
 from PIL import Image
 
 from avff.config import Config
+from avff.engine import wandb_run, wandb_service
 from avff.engine.metrics_log import MetricsLog
 from avff.engine.wandb_file import read_records
 from avff.engine.wandb_fragments import Fragment
 from avff.engine.wandb_run import report_failure
 from avff.strict_yaml import from_dict
+
+STALL_SECONDS = 3.0
+"""That a call may take then, so that tests need not wait as long as a training does."""
 
 
 class Worker:
@@ -83,9 +88,17 @@ class Worker:
         self.log.write_checkpoint(step)
 
     def lose(self) -> None:
-        (service,) = (child for child in psutil.Process().children(recursive=True) if child.name() == "wandb-core")
+        service = self.service()
         service.kill()
         service.wait()
+
+    def stall(self) -> None:
+        wandb_run.CALL_SECONDS = wandb_run.FINISH_SECONDS = wandb_run.FAILURE_SECONDS = STALL_SECONDS
+        self.service().suspend()
+
+    def service(self) -> psutil.Process:
+        (service,) = (child for child in psutil.Process().children() if child.name() == wandb_service.SERVICE)
+        return service
 
     def rewind(self, step: int) -> None:
         self.branch = 1
