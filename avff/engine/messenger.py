@@ -10,9 +10,12 @@ import torch.distributed as dist
 
 from avff import distributed
 from avff.engine.notices import Notice, NoticeBoard, Place
+from avff.engine.patient_clock import PatientClock
 
 SILENT_BEATS = 5
 """A rank whose notice has not changed for so many beats shows no sign of life."""
+LONGEST_WAIT_BEATS = 2
+"""At most so many are counted for one exchange, however long it took."""
 
 
 class Messenger:
@@ -22,6 +25,7 @@ class Messenger:
 
     Args:
         place: returns where this rank stands.
+        clock: looked at by others too while this thread waits for an answer.
 
     Attributes:
         hosts: of each rank.
@@ -30,7 +34,7 @@ class Messenger:
         notices: as last read.
     """
 
-    def __init__(self, board: NoticeBoard, place: Callable[[], Place], beat_seconds: float):
+    def __init__(self, board: NoticeBoard, place: Callable[[], Place], beat_seconds: float, clock: PatientClock):
         self.hosts = board.hosts
         self.is_curious = False
         self.rank = distributed.rank()
@@ -38,6 +42,7 @@ class Messenger:
         self._board = board
         self._place = place
         self._beat_seconds = beat_seconds
+        self._clock = clock
         self._silent_seconds = SILENT_BEATS * beat_seconds
         self._kind: Literal["", "stopped", "lost", "hang"] = ""
         self._words = ""
@@ -46,7 +51,7 @@ class Messenger:
         self._listened_seconds = 0.0
         self._num_exchanges = 0
         self._read_at_beat: dict[int, int] = {}
-        self._answered_at = time.monotonic()
+        self._answered_at = clock.seconds()
         self._is_gone = False
         self._ended = False
         self._wake = threading.Event()
@@ -55,7 +60,12 @@ class Messenger:
     @property
     def is_answered(self) -> bool:
         """False when rank 0, which holds the notices, is gone or does not answer."""
-        return not self._is_gone and time.monotonic() - self._answered_at < self._silent_seconds
+        return not self._is_gone and self._clock.seconds() - self._answered_at < self._silent_seconds
+
+    @property
+    def has_lost_rank_0(self) -> bool:
+        """Whether that is the sign of a rank 0 in trouble: never on rank 0, whose own thread may be late."""
+        return self.rank != 0 and not self.is_answered
 
     def others(self) -> list[Notice]:
         return [notice for notice in self.notices if notice.rank != self.rank]
@@ -118,15 +128,16 @@ class Messenger:
         self._board.post(own)
         everyone = self.is_curious or self._kind
         self._take(self._board.read(range(len(self.hosts)) if everyone else [0]))
-        self._answered_at = time.monotonic()
         self._num_exchanges += 1
         if own.kind and not self._read_at_beat:
             # A rank posts and then reads: two beats from now, it has read what is there now.
             self._read_at_beat = {other.rank: other.beat + 2 for other in self.others()}
 
     def _take(self, read: list[Notice]) -> None:
-        # A long wait for rank 0, or a machine that was suspended, is not held against the others.
-        waited = min(time.monotonic() - self._answered_at, 2 * self._beat_seconds)
+        # A long wait for rank 0 is not held against the others.
+        now = self._clock.seconds()
+        waited = min(now - self._answered_at, LONGEST_WAIT_BEATS * self._beat_seconds)
+        self._answered_at = now
         self._listened_seconds += waited
         notices = list(self.notices)
         for new in read:

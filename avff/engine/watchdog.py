@@ -16,14 +16,18 @@ import torch.distributed as dist
 
 from avff import distributed, launched
 from avff.engine import verdict
-from avff.engine.messenger import SILENT_BEATS, Messenger
+from avff.engine.messenger import LONGEST_WAIT_BEATS, SILENT_BEATS, Messenger
 from avff.engine.notices import PHASES, Notice, NoticeBoard, Place
+from avff.engine.patient_clock import PatientClock
 from avff.errors import LOST_RANK_EXIT_CODE, LostRankError, describe
 
 RECORD_SECONDS = 10.0
 """Longest that writing down a hang may take."""
 MEETING_SECONDS = 5.0
 """How long a rank with an error of its own waits for others to say the same; after an agreed one they all do at once."""
+LOSS_BEATS = SILENT_BEATS + 3 * LONGEST_WAIT_BEATS
+"""How long a rank that lost a connection waits for others to say why, or to fall silent. Before the silence of a dead
+rank is counted come an exchange that was going on, the first one that reads all notices, and one with its last sign."""
 HEARING_SECONDS = 10.0
 """How long a rank that found a hang waits for the others to hear of it, and to show what they are doing."""
 
@@ -51,8 +55,6 @@ class LastWords(NamedTuple):
 class Watchdog:
     """Watches this rank within a `with` block, which all ranks enter together.
 
-    Time is counted in small ticks, so that a machine that was suspended accuses nobody.
-
     Args:
         hang_seconds: longest time between two marks of one rank.
         on_hang: gets sentence and step when the run is ended for hanging, just before the process exits with code 4;
@@ -63,6 +65,7 @@ class Watchdog:
         self.hang_seconds = hang_seconds
         self.on_hang = on_hang
         self._beat_seconds = min(LONGEST_BEAT_SECONDS, hang_seconds / 20)
+        self._clock = PatientClock(LONGEST_WAIT_BEATS * self._beat_seconds)
         self._place = Place()
         self._num_marks = 0
         self._messenger: Messenger | None = None
@@ -89,7 +92,7 @@ class Watchdog:
 
     def __enter__(self) -> "Watchdog":
         if distributed.world_size() > 1:
-            self._messenger = Messenger(NoticeBoard(), lambda: self._place, self._beat_seconds)
+            self._messenger = Messenger(NoticeBoard(), lambda: self._place, self._beat_seconds, self._clock)
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
@@ -101,13 +104,12 @@ class Watchdog:
     # --------------------------------------------------------------------------------------- hangs
 
     def _watch(self) -> None:
-        idle_seconds, num_marks, before = 0.0, self._num_marks, time.monotonic()
+        num_marks, marked_at = self._num_marks, self._clock.seconds()
         while not self._ended.wait(self._beat_seconds):
-            now = time.monotonic()
-            idle_seconds += min(now - before, 2 * self._beat_seconds)
-            before = now
+            now = self._clock.seconds()
             if num_marks != self._num_marks:
-                idle_seconds, num_marks = 0.0, self._num_marks
+                num_marks, marked_at = self._num_marks, now
+            idle_seconds = now - marked_at
             self._listen(idle_seconds)
             if idle_seconds >= self.hang_seconds:
                 self._end_run(self._judge(), speaks=True)
@@ -125,7 +127,7 @@ class Watchdog:
         if messenger is None:
             own = Notice(distributed.rank(), os.uname().nodename, 0, self._place)
             return verdict.about_hang([own], (), self.hang_seconds)
-        if not messenger.is_answered:
+        if messenger.has_lost_rank_0:
             return verdict.about_silent_board(messenger.notices[0])
         return verdict.about_hang(messenger.notices, messenger.silent_ranks(), self.hang_seconds)
 
@@ -181,9 +183,9 @@ class Watchdog:
         def sentence() -> str:
             return verdict.about_loss(messenger.others(), messenger.silent_ranks())
 
-        messenger.wait_until(lambda: bool(sentence()), (SILENT_BEATS + 3) * self._beat_seconds)
+        messenger.wait_until(lambda: bool(sentence()), LOSS_BEATS * self._beat_seconds)
         told = any(other.kind in ("stopped", "hang") for other in messenger.others())
-        if not messenger.is_answered:
+        if messenger.has_lost_rank_0:
             # Without rank 0, no rank can see which others are left: the next one speaks.
             error = LostRankError(verdict.about_silent_board(messenger.notices[0]))
             return LastWords(error, speaks=not told and distributed.rank() == 1, alone=False)

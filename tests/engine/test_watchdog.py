@@ -17,7 +17,7 @@ WORKER = Path(__file__).parent / "workers" / "watched_worker.py"
 HANG_SECONDS = 20
 """Long enough for the times of real runs, such as a beat of one second, to be those of the cases."""
 CASES = (
-    "fine:all frozen:0 frozen:1 paused:0 paused:1 suspended:all killed:0 killed:1 stuck:0 stuck:1 waiting:all alone:0 "
+    "fine:all frozen:0 frozen:1 paused:0 paused:1 suspended:all killed:0 killed:1 orphaned:1 stuck:0 stuck:1 waiting:all alone:0 "
     "raising:0 raising:1 refusing:all recovered:0"
 ).split()
 
@@ -52,6 +52,7 @@ def said(case: Path) -> str:
         ("frozen:1", [4, None], r"rank 1 \(host .*\) has shown no sign of life for 20 s: .* at step 3, reading data"),
         ("killed:0", [-9, 4], r"rank 0 \(host .*\) does not answer: frozen, killed"),
         ("killed:1", [4, -9], r"rank 1 \(host .*\) has gone: killed, .* at step 3, reading data"),
+        ("orphaned:1", [4, -9], r"rank 1 \(host .*\) has gone: killed, .* at step 3, reading data"),
         ("stuck:0", [4, 4], r"rank 0 .* no progress for 20 s: step 3, reading data; rank 1 .* step 3, computing"),
         ("stuck:1", [4, 4], r"rank 1 .* no progress for 20 s: step 3, reading data; rank 0 .* step 3, computing"),
         ("waiting:all", [4, 4], r"no rank has made progress for 20 s: all 2 are at step 3, reading data"),

@@ -10,6 +10,7 @@ code of each rank (null for one that had to be killed) and `CASE/rank-N.txt` wha
     recovered   is paused for longer than the store waits, goes on, and later waits for ever
     suspended   every rank is paused for longer than a hang
     killed      dies at once
+    orphaned    dies at once, and while the others say their last words, their machines stand still twice
     stuck       waits for ever in native code while it reads data; its threads live
     waiting     every rank waits in the same place for ever
     alone       a single process waits for ever
@@ -22,9 +23,12 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -35,17 +39,33 @@ from free_ports import free_ports
 
 from avff import distributed
 from avff.config import Config, EngineConfig, FaultsConfig
-from avff.engine import notices, process, run_state
+from avff.engine import notices, process, run_state, watchdog
 from avff.engine.signals import StopFlag
-from avff.engine.watchdog import Watchdog
 from avff.errors import LOST_RANK_EXIT_CODE, PREEMPTED_EXIT_CODE, ConfigError, describe, exit_code
 
 FAULTY_STEP, LATER_STEP = 3, 5
 LONGEST_CASE_SECONDS = 300
 
 
+class Board(notices.NoticeBoard):
+    """Remembers what this rank has heard, of itself too."""
+
+    heard: ClassVar[dict[int, notices.Notice]] = {}
+
+    def post(self, notice: notices.Notice) -> None:
+        super().post(notice)
+        self.posted = notice
+
+    def read(self, ranks: Sequence[int]) -> list[notices.Notice]:
+        found = super().read(ranks)  # an answer: what was posted before is there, too
+        self.heard.update({notice.rank: notice for notice in [*found, self.posted]})
+        return found
+
+
 def train(run_dir: Path, hang_seconds: float, fault: str) -> None:
-    notices.CONNECT_SECONDS = hang_seconds / 4
+    watchdog.NoticeBoard = Board
+    if fault.startswith("recovered"):
+        notices.CONNECT_SECONDS = hang_seconds / 4
     engine, faults = EngineConfig(num_threads=1), FaultsConfig(hang_seconds=hang_seconds)
     process.start(Config(name="watched", stage="pretrain", engine=engine, faults=faults))
 
@@ -53,30 +73,44 @@ def train(run_dir: Path, hang_seconds: float, fault: str) -> None:
         run_state.write_exit(run_dir, reason=sentence, code=LOST_RANK_EXIT_CODE, step=step, rank=distributed.rank())
 
     # The flag outermost: a launcher sends TERM to the others as soon as one rank is gone.
-    with StopFlag(), Watchdog(hang_seconds, on_hang) as watchdog:
+    with StopFlag(), watchdog.Watchdog(hang_seconds, on_hang) as watching:
         try:
-            work(watchdog, run_dir, hang_seconds, fault)
+            work(watching, run_dir, hang_seconds, fault)
         except (RuntimeError, KeyError, ConfigError) as error:
-            last = watchdog.last_words(error)
+            if fault.startswith("orphaned"):
+                threading.Thread(target=stand_still_twice, args=(hang_seconds,), daemon=True).start()
+            last = watching.last_words(error)
             reason, code = describe(last.error), exit_code(last.error)
-            run_state.write_exit(run_dir, reason=reason, code=code, step=watchdog.step, rank=distributed.rank())
+            run_state.write_exit(run_dir, reason=reason, code=code, step=watching.step, rank=distributed.rank())
             process.fail(*last)
             raise
         if distributed.is_main():
-            run_state.write_exit(run_dir, reason="stopped", code=PREEMPTED_EXIT_CODE, step=watchdog.step)
+            run_state.write_exit(run_dir, reason="stopped", code=PREEMPTED_EXIT_CODE, step=watching.step)
         process.end(PREEMPTED_EXIT_CODE)
 
 
-def work(watchdog: Watchdog, run_dir: Path, hang_seconds: float, fault: str) -> None:
+def work(watching: watchdog.Watchdog, run_dir: Path, hang_seconds: float, fault: str) -> None:
     for step in range(6):
-        watchdog.mark("reading data", step)
+        watching.mark("reading data", step)
         if step == FAULTY_STEP:
-            time.sleep(hang_seconds / 5)  # so that the others' notices say where they are
+            wait_until_all_know(run_dir, step)
             go_wrong(run_dir, hang_seconds, fault)
         if step == LATER_STEP and fault == f"recovered:{distributed.rank()}":
             wait_for_ever(run_dir)
-        watchdog.mark("computing", step)
+        watching.mark("computing", step)
         dist.all_reduce(torch.ones(1))
+
+
+def wait_until_all_know(run_dir: Path, step: int) -> None:
+    """Waits until every rank's notice says that it is at this step, and all have read that of rank 0."""
+    ranks = range(distributed.world_size())
+    if len(ranks) == 1:
+        return
+    while {Board.heard[rank].place.step for rank in (0, distributed.rank()) if rank in Board.heard} != {step}:
+        time.sleep(0.05)
+    (run_dir / f"knows-{distributed.rank()}").touch()
+    while not all((run_dir / f"knows-{rank}").exists() for rank in ranks):
+        time.sleep(0.05)
 
 
 def go_wrong(run_dir: Path, hang_seconds: float, fault: str) -> None:
@@ -90,7 +124,7 @@ def go_wrong(run_dir: Path, hang_seconds: float, fault: str) -> None:
             pause(hang_seconds / 2)
         case "suspended":
             pause(1.5 * hang_seconds)
-        case "killed":
+        case "killed" | "orphaned":
             os.kill(os.getpid(), signal.SIGKILL)
         case "stuck" | "waiting" | "alone":
             wait_for_ever(run_dir)
@@ -108,6 +142,12 @@ def pause(seconds: float) -> None:
         os.kill(parent, signal.SIGCONT)
         os._exit(0)
     os.kill(parent, signal.SIGSTOP)
+
+
+def stand_still_twice(hang_seconds: float) -> None:
+    for _ in range(2):
+        time.sleep(hang_seconds / 40)
+        pause(0.4 * hang_seconds)
 
 
 def wait_for_ever(run_dir: Path) -> None:
@@ -141,8 +181,8 @@ def start_rank(rank: int, world_size: int, port: int, run_dir: Path, hang_second
     os._exit(99)
 
 
-def codes_of(pids: list[int]) -> list[int | None]:
-    """Waits until all ranks have ended but the frozen ones, which it kills."""
+def codes_of(pids: list[int], fault: str) -> list[int | None]:
+    """Waits until all ranks have ended but the frozen one, which it kills."""
     codes: dict[int, int | None] = {}
     deadline = time.monotonic() + LONGEST_CASE_SECONDS
     while len(codes) < len(pids) and time.monotonic() < deadline:
@@ -150,7 +190,7 @@ def codes_of(pids: list[int]) -> list[int | None]:
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 codes[pid] = os.waitstatus_to_exitcode(status)
-            elif len(codes) == len(pids) - 1 and is_stopped(pid):
+            elif fault.startswith("frozen") and len(codes) == len(pids) - 1 and is_stopped(pid):
                 break
         else:
             time.sleep(0.05)
@@ -176,7 +216,7 @@ def main(folder: str, hang_seconds: str, *cases: str) -> None:
             start_rank(rank, world_size, port, run_dir, float(hang_seconds), case) for rank in range(world_size)
         ]
     for case, pids in running.items():
-        (Path(folder) / case / "codes.json").write_text(json.dumps(codes_of(pids)))
+        (Path(folder) / case / "codes.json").write_text(json.dumps(codes_of(pids, case)))
 
 
 if __name__ == "__main__":
