@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 
-from avff.data.handover import send_value
+from avff.data.handover import Sender
 from avff.errors import AvffError, ReadError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -95,9 +95,9 @@ class Failure(NamedTuple):
     error: Exception
 
 
-def task_message(item: int, condemned: Mapping[Place, str]) -> bytes:
-    """Returns the message that asks a worker for an item."""
-    return pickle.dumps((item, condemned))
+def task_message(item: int, condemned: Mapping[Place, str], released: Sequence[int]) -> bytes:
+    """Returns the message that asks a worker for an item and gives files back, see `Receiver.released`."""
+    return pickle.dumps((item, condemned, released))
 
 
 def run_worker(
@@ -121,9 +121,11 @@ def run_worker(
         _settle(number, parent, signal_mask)
         for end in inherited:
             end.close()
+        sender = Sender(connection)
         while task := connection.recv(_TASK_BYTES):
-            item, slot.condemned = pickle.loads(task)
-            _answer(job, item, connection, slot)
+            item, slot.condemned, released = pickle.loads(task)
+            sender.reuse(released)
+            _answer(job, item, sender, slot)
         os._exit(0)
     except BaseException:  # noqa: BLE001  the process ends here, whatever it was
         traceback.print_exc()
@@ -131,14 +133,14 @@ def run_worker(
         os._exit(1)
 
 
-def _answer(job: Job, item: int, connection: socket.socket, slot: Slot) -> None:
+def _answer(job: Job, item: int, sender: Sender, slot: Slot) -> None:
     try:
-        send_value(connection, job(item, slot))
+        sender.send(job(item, slot))
     except AvffError as error:
-        send_value(connection, Failure(error))
+        sender.send(Failure(error))
     except Exception:  # noqa: BLE001  raised by the parent
         text = f"reading item {item} failed in a data worker:\n{traceback.format_exc()}"
-        send_value(connection, Failure(RuntimeError(text)))
+        sender.send(Failure(RuntimeError(text)))
 
 
 def _settle(number: int, parent: int, signal_mask: set) -> None:

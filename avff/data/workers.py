@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from avff.data.handover import allow_many_files, receive_value, socket_pair
+from avff.data.handover import Receiver, allow_many_files, socket_pair
 from avff.data.worker_process import SIGNALS, Failure, Job, Place, Slot, run_worker, task_message
 from avff.errors import TrainingError
 
@@ -164,6 +164,7 @@ class _Worker:
         self.num_deaths = 0
         self.slot: Slot
         self.connection: socket.socket
+        self._receiver: Receiver
         self._is_running = False
         self._asked: deque[int] = deque()
         self._faults: dict[Place, list[str]] = {}
@@ -175,6 +176,7 @@ class _Worker:
         """Forks a process and asks it for everything that the one before it left undone."""
         self.slot = Slot()  # a new one: a process that could not be killed would go on writing to the old
         self.connection, far_end = socket_pair()
+        self._receiver = Receiver(self.connection)
         parent = os.getpid()
         # A handler that raises in the child before it ignores signals would let it run on as a second parent.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -195,9 +197,11 @@ class _Worker:
         self._send(item)
 
     def _send(self, item: int) -> None:
+        released = self._receiver.released
+        message = task_message(item, self._condemned, [released.popleft() for _ in range(len(released))])
         # A dead worker is found out when it is listened to; its successor is asked again.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.connection.send(task_message(item, self._condemned))
+            self.connection.send(message)
 
     def wait(self, seconds: float) -> None:
         """Waits until the process says something or ends."""
@@ -209,7 +213,7 @@ class _Worker:
         """Takes in every result that has come; returns whether the process still lives."""
         while True:
             try:
-                self.results.append(receive_value(self.connection))
+                self.results.append(self._receiver.receive())
             except BlockingIOError:
                 return True
             except EOFError:

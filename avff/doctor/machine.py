@@ -87,7 +87,8 @@ def _allocate(folder: Path, num_bytes: int) -> None:
 
 
 def open_files(config: Config | None, num_ranks_here: int) -> Check:
-    """Compares the limit with the steps that are read ahead: each is an open file (avff.data.handover)."""
+    """Compares the limit with the steps that are read ahead: each may be on its way as an open file
+    (avff.data.handover)."""
     ahead = config.data.num_workers * config.data.prefetch_steps if config else 0
     return judge_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1], ahead, num_ranks_here)
 
