@@ -1,5 +1,6 @@
 """Square crops that follow a face."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,6 +51,15 @@ class FacePath:
         return np.round(self.longer_sides * crop_factor / 2, 2)
 
 
+class PixelBox(NamedTuple):
+    """Whole pixels [left, right) x [top, bottom)."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
 class SquareRegion(NamedTuple):
     """Whole pixels that hold a square at sub-pixel position.
 
@@ -71,12 +81,30 @@ def square_region(picture_HWC: np.ndarray, centre: np.ndarray, half_side: float)
         half_side: half the side of the square in source pixels.
     """
     height, width = picture_HWC.shape[:2]
+    return read_square_region(
+        lambda box: picture_HWC[box.top : box.bottom, box.left : box.right], (width, height), centre, half_side
+    )
+
+
+def read_square_region(
+    read: Callable[[PixelBox], np.ndarray], size: tuple[int, int], centre: np.ndarray, half_side: float
+) -> SquareRegion:
+    """Returns what `square_region` does, of a picture that need not be there as a whole.
+
+    Args:
+        read: from a box within the picture to its pixels, uint8 RGB.
+        size: width and height of the picture.
+    """
+    width, height = size
     x0, y0 = centre[0] - half_side, centre[1] - half_side
     x1, y1 = centre[0] + half_side, centre[1] + half_side
     left, top, right, bottom = int(np.floor(x0)), int(np.floor(y0)), int(np.ceil(x1)), int(np.ceil(y1))
-    rows = np.clip(np.arange(top, bottom), 0, height - 1)
     columns = np.clip(np.arange(left, right), 0, width - 1)
-    region = picture_HWC[rows[:, None], columns[None, :]]
+    rows = np.clip(np.arange(top, bottom), 0, height - 1)
+    inside = PixelBox(int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
+    region = read(inside)
+    if inside != (left, top, right, bottom):
+        region = region[(rows - inside.top)[:, None], (columns - inside.left)[None, :]]
     return SquareRegion(region, (x0 - left, y0 - top, x1 - left, y1 - top))
 
 
@@ -86,8 +114,12 @@ def square_crop(picture_HWC: np.ndarray, centre: np.ndarray, half_side: float, s
     Returns:
         uint8 (side_pixels, side_pixels, 3).
     """
+    return scale_region(square_region(picture_HWC, centre, half_side), side_pixels)
+
+
+def scale_region(region: SquareRegion, side_pixels: int) -> np.ndarray:
+    """Returns the square within a region, scaled, bicubic, uint8 (side_pixels, side_pixels, 3)."""
     from PIL import Image  # here: avff.exporting cuts crops where there is no Pillow, ten times slower
 
-    region, box = square_region(picture_HWC, centre, half_side)
-    resized = Image.fromarray(region).resize((side_pixels, side_pixels), Image.Resampling.BICUBIC, box=box)
-    return np.asarray(resized)
+    picture = Image.fromarray(region.pixels_HWC)
+    return np.asarray(picture.resize((side_pixels, side_pixels), Image.Resampling.BICUBIC, box=region.box))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from avff.build_config import FaceConfig
 from avff.errors import ConfigError
 from avff.media.crops import FacePath
+from avff.media.helpers import Helpers
 from avff.media.identities import IdentityBook
 from avff.media.reader import MediaInfo, ShownFrame, upright_rgb
 from avff.media.tracks import Detection, lay_on_frames, link_detections
@@ -47,7 +49,7 @@ def _one_thread() -> Iterator[None]:
 class FaceScanner:
     """Looks at a source's pictures as they pass by, and hands out face tracks segment by segment."""
 
-    def __init__(self, config: FaceConfig, info: MediaInfo, stored_fps: float):
+    def __init__(self, config: FaceConfig, info: MediaInfo, stored_fps: float, helpers: Helpers):
         self._config = config
         self._frame_seconds = 1 / stored_fps
         self._info = info
@@ -56,6 +58,8 @@ class FaceScanner:
         smallest = max(_SMALLEST_DETECTOR_FACE, round(config.min_face_pixels * self._scale))
         self._detector = _detector(smallest)
         self._batch: list[tuple[float, np.ndarray]] = []
+        self._helpers = helpers
+        self._coming: list[Future[list[Detection]]] = []
         self._detections: list[Detection] = []
         self._identities = IdentityBook(config.identity_distance)
 
@@ -75,6 +79,9 @@ class FaceScanner:
             times_T: when the picture of each stored frame of the segment begins in the source, seconds.
         """
         self._detect()
+        for detections in self._coming:
+            self._detections += detections.result()
+        self._coming.clear()
         here = [d for d in self._detections if d.seconds < stop_seconds]
         self._detections = [d for d in self._detections if d.seconds >= stop_seconds]
         tracks = link_detections(here, self._config)
@@ -94,13 +101,17 @@ class FaceScanner:
         return [dataclasses.replace(paths[i], identity=n) for i, n in zip(chosen, identities, strict=True)]
 
     def _detect(self) -> None:
-        if not self._batch:
-            return
-        pictures = [picture for _, picture in self._batch]
-        with _one_thread():
-            boxes, scores = self._detector.detect(np.stack(pictures))
-        for (seconds, picture), picture_boxes, picture_scores in zip(self._batch, boxes, scores, strict=True):
-            for box, score in zip(picture_boxes if picture_boxes is not None else (), picture_scores, strict=False):
-                scaled = np.asarray(box, dtype=np.float64) / self._scale
-                self._detections.append(Detection(seconds, scaled, float(score), picture, self._scale))
-        self._batch.clear()
+        if self._batch:
+            self._coming.append(self._helpers.submit(_find, self._detector, self._batch, self._scale))
+            self._batch = []
+
+
+def _find(detector: Any, batch: list[tuple[float, np.ndarray]], scale: float) -> list[Detection]:
+    """Returns the faces in some pictures, given with their seconds."""
+    with _one_thread():
+        boxes, scores = detector.detect(np.stack([picture for _, picture in batch]))
+    return [
+        Detection(seconds, np.asarray(box, dtype=np.float64) / scale, float(score), picture, scale)
+        for (seconds, picture), picture_boxes, picture_scores in zip(batch, boxes, scores, strict=True)
+        for box, score in zip(picture_boxes if picture_boxes is not None else (), picture_scores, strict=False)
+    ]

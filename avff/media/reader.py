@@ -9,18 +9,24 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import av
+import av.filter
 import numpy as np
-from av.video.reformatter import Interpolation
+from av.video.reformatter import Interpolation, VideoReformatter
 
 from avff.errors import MediaError
+from avff.media.crops import PixelBox
 
 logger = logging.getLogger(__name__)
 
 _SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+_HALF_COLOUR_FORMATS = ("yuv420p", "yuvj420p")
+_MARGIN = 16
+"""Pixels around a box: its own grid begins where the whole picture's would, and the colour filter reaches less far."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +130,74 @@ def upright_rgb(picture: av.VideoFrame, size: tuple[int, int]) -> np.ndarray:
     """
     turns = _quarter_turns(picture)
     width, height = (size[1], size[0]) if turns % 2 else size
-    pixels = picture.reformat(
-        width=width, height=height, format="rgb24", interpolation=_SCALING, threads=1
-    ).to_ndarray()
+    pixels = _to_rgb(picture, width, height)
     return np.ascontiguousarray(np.rot90(pixels, turns)) if turns else pixels
+
+
+class UprightPicture:
+    """What `upright_rgb` returns, to the bit, of which only the boxes that are asked for are converted.
+
+    Half-size colour is scaled up by a filter, so that a box is converted with a margin around it. Where a picture has to
+    be scaled, or its colours do not lie as nearly all video's do, the whole of it is converted, once.
+    """
+
+    def __init__(self, picture: av.VideoFrame, size: tuple[int, int]):
+        self._picture = picture
+        self._size = size
+        self._turns = _quarter_turns(picture)
+        stored_size = (size[1], size[0]) if self._turns % 2 else size
+        self._in_parts = (
+            stored_size == (picture.width, picture.height)
+            and picture.format.name in _HALF_COLOUR_FORMATS
+            and picture.width % 2 == picture.height % 2 == 0
+            and not picture.interlaced_frame
+        )
+
+    def read(self, box: PixelBox) -> np.ndarray:
+        """Returns the pixels of a box of the upright picture, uint8 (H, W, 3) RGB."""
+        if not self._in_parts:
+            return self._whole[box.top : box.bottom, box.left : box.right]
+        inner = self._stored_box(box)
+        outer = PixelBox(
+            max(0, (inner.left - _MARGIN) // _MARGIN * _MARGIN),
+            max(0, (inner.top - _MARGIN) // _MARGIN * _MARGIN),
+            min(self._picture.width, -(-(inner.right + _MARGIN) // _MARGIN) * _MARGIN),
+            min(self._picture.height, -(-(inner.bottom + _MARGIN) // _MARGIN) * _MARGIN),
+        )
+        pixels_HWC = _to_rgb(_cut(self._picture, outer), outer.right - outer.left, outer.bottom - outer.top)
+        rows = slice(inner.top - outer.top, inner.bottom - outer.top)
+        return np.rot90(pixels_HWC[rows, inner.left - outer.left : inner.right - outer.left], self._turns)
+
+    @cached_property
+    def _whole(self) -> np.ndarray:
+        return upright_rgb(self._picture, self._size)
+
+    def _stored_box(self, box: PixelBox) -> PixelBox:
+        """Returns where a box of the upright picture lies in the stored one."""
+        width, height = self._size
+        for _ in range(self._turns):
+            box = PixelBox(height - box.bottom, box.left, height - box.top, box.right)
+            width, height = height, width
+        return box
+
+
+def _cut(picture: av.VideoFrame, box: PixelBox) -> av.VideoFrame:
+    """Returns a part of a picture without copying its pixels."""
+    graph = av.filter.Graph()
+    place = f"{box.right - box.left}:{box.bottom - box.top}:{box.left}:{box.top}:exact=1"
+    source = graph.add_buffer(
+        width=picture.width, height=picture.height, format=picture.format, time_base=picture.time_base or Fraction(1)
+    )
+    graph.link_nodes(source, graph.add("crop", place), graph.add("buffersink")).configure()
+    graph.push(picture)
+    part = graph.pull()
+    assert isinstance(part, av.VideoFrame)
+    return part
+
+
+def _to_rgb(picture: av.VideoFrame, width: int, height: int) -> np.ndarray:
+    scaler = VideoReformatter()  # a picture's own serves one thread at a time
+    return scaler.reformat(picture, width, height, "rgb24", interpolation=_SCALING, threads=1).to_ndarray()
 
 
 def stored_rgb(picture: av.VideoFrame) -> np.ndarray:
