@@ -331,11 +331,16 @@ def test_time_in_which_nobody_waits_does_not_count(fifo, once):
     assert len({pid for _, _, pid in found}) == 1
 
 
-def open_when_read(fifo):
-    """Opens a named pipe for writing once somebody reads it; returns the descriptor."""
+def open_when_read(fifo, reader=None):
+    """Opens a named pipe for writing once somebody reads it; returns the descriptor.
+
+    Args:
+        reader: process that must not end before.
+    """
     found = []
 
     def try_open():
+        assert reader is None or reader.poll() is None, f"it ended with code {reader.returncode}"
         with contextlib.suppress(OSError):
             found.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
         return bool(found)
@@ -416,7 +421,7 @@ def start_script(fifo):
 def test_a_killed_parent_leaves_nothing_behind(fifo, start_script):
     in_shared_memory = set(os.listdir("/dev/shm"))
     parent = start_script(PATIENCE_SECONDS)
-    writer = open_when_read(fifo)  # one worker hangs in item 2, the other waits for work
+    writer = open_when_read(fifo, parent)  # one worker hangs in item 2, the other waits for work
     workers = all_workers_of(parent.pid, 2)
     parent.kill()
     parent.communicate()
@@ -427,10 +432,10 @@ def test_a_killed_parent_leaves_nothing_behind(fifo, start_script):
 
 @pytest.mark.slow
 def test_a_suspended_machine_condemns_nobody(fifo, start_script):
-    parent = start_script(3.0)
-    writer = open_when_read(fifo)
+    parent = start_script(5.0)
+    writer = open_when_read(fifo, parent)
     os.killpg(parent.pid, signal.SIGSTOP)
-    time.sleep(4.0)  # longer than the time-out
+    time.sleep(6.0)  # longer than the time-out
     os.killpg(parent.pid, signal.SIGCONT)
     time.sleep(0.5)  # the parent looks before the worker is done
     os.close(writer)
