@@ -36,6 +36,9 @@ def deepspeed_config(config: Config, *, world_size: int, zero_stage: int) -> dic
             "stage": zero_stage,
             "reduce_bucket_size": BUCKET_ELEMENTS,
             "allgather_bucket_size": BUCKET_ELEMENTS,
+            # True would replace torch's linear function in the whole process by one of DeepSpeed's (ZeRO-3), which adds
+            # the bias in bf16 and whose backward pass, compiled, returns wrong gradients without an error.
+            "memory_efficient_linear": False,
         },
         # The client optimizer is ours (avff.engine.optimizer): it keeps the average of the weights.
         "zero_allow_untested_optimizer": True,

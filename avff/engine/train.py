@@ -15,15 +15,13 @@ from avff import distributed, run_folder
 from avff.config import Config
 from avff.engine import agreement, checkpoint, process, run_state
 from avff.engine.decisions import Decisions
-from avff.engine.deepspeed_config import critics_zero_stage
 from avff.engine.loop import Loop, RunFacts
 from avff.engine.origin import Origin, continue_from, start_from
 from avff.engine.plan_record import check_data
 from avff.engine.run_data import RunData
 from avff.engine.signals import StopFlag
 from avff.engine.system_metrics import SystemMetrics
-from avff.engine.trainable import Trainable
-from avff.engine.update import Updater
+from avff.engine.update import build_updater
 from avff.engine.validation import Validator
 from avff.engine.wandb_run import report_failure
 from avff.engine.watchdog import Watchdog
@@ -35,10 +33,8 @@ from avff.errors import (
     describe,
     exit_code,
 )
-from avff.models.transformer import Block
 from avff.models.weights import make_sidecar
 from avff.objectives import build_objective
-from avff.preprocess import Preprocess
 from avff.run_lock import claim
 
 logger = logging.getLogger(__name__)
@@ -155,11 +151,7 @@ def _prepare(
     watchdog.mark("starting", 0)
     objective = build_objective(config)
     origin = continue_from(state) if newest else start_from(config, objective.model, data.trained_on)
-    if config.engine.compile:
-        _compile_blocks(objective.model)
-    preprocess = Preprocess(config.clip, config.data.augment)
-    model, critics = _trainables(config, objective, origin)
-    updater = Updater(config, objective, model, critics, preprocess, device, mark=watchdog.mark)
+    updater = build_updater(config, objective, device, new_names=origin.new_names, mark=watchdog.mark)
     watchdog.mark("starting", 0)
     if newest:
         checkpoint.load(newest, updater.trainables)
@@ -167,7 +159,7 @@ def _prepare(
     logger.info("%s: %s at step %d of %d", run_dir, verb, step, config.optim.num_steps)
     watchdog.mark("starting", step)
     facts = RunFacts(origin, _sidecar(config, data, origin))
-    return Loop(config, updater, data, Validator(config, preprocess, device), decisions, watchdog, facts, state)
+    return Loop(config, updater, data, Validator(config, updater.preprocess, device), decisions, watchdog, facts, state)
 
 
 def _open_data(config: Config) -> RunData:
@@ -198,29 +190,6 @@ def _set_aside_superseded(run_dir: Path, decisions: Decisions) -> None:
 
     if agreement.on_main(superseded):
         checkpoint.set_aside(run_dir, newer_than=decisions.rewinds[-1]["from_step"], suffix=checkpoint.REWOUND)
-
-
-def _trainables(config: Config, objective: Any, origin: Origin) -> tuple[Trainable, Trainable | None]:
-    optim, stage = config.optim, config.engine.zero_stage
-    rate, new_names = optim.learning_rate, origin.new_names
-    model = Trainable("model", objective.model, config, zero_stage=stage, learning_rate=rate, new_names=new_names)
-    if objective.critics is None:
-        return model, None
-    critics = Trainable(
-        "critics",
-        objective.critics,
-        config,
-        zero_stage=critics_zero_stage(config),
-        learning_rate=optim.critic_learning_rate,
-    )
-    return model, critics
-
-
-def _compile_blocks(model: torch.nn.Module) -> None:
-    """Compiles each transformer block for itself: equal shapes share one kernel, and ZeRO's hooks stay outside."""
-    for module in model.modules():
-        if isinstance(module, Block):
-            module.compile()
 
 
 def _sidecar(config: Config, data: RunData, origin: Origin) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from avff.engine import fragments
 from avff.engine.deepspeed_config import deepspeed_config
 from avff.engine.optimizer import AdamWithEma, parameter_groups, set_learning_rates
 from avff.models.freeze import frozen_names
+from avff.models.transformer import Block
 
 
 class Trainable:
@@ -39,6 +40,9 @@ class Trainable:
         import deepspeed  # chooses its accelerator on import: only after avff.engine.process.start
 
         self.name = name
+        if zero_stage == 3:
+            # Blocks are gathered whole: fewer, larger messages, and no hook inside what is compiled.
+            deepspeed.utils.set_z3_leaf_modules(module, [Block], raise_if_not_found=False)
         groups = parameter_groups(module, config.optim, learning_rate=learning_rate, new_names=new_names)
         self.optimizer = AdamWithEma(
             groups, betas=config.optim.betas, eps=config.optim.eps, ema_decay=config.optim.ema_decay

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,8 +11,11 @@ from torch import Tensor
 from avff import distributed, seeding
 from avff.batch import AVBatch, ModelInputs
 from avff.config import Config
+from avff.engine.deepspeed_config import critics_zero_stage
 from avff.engine.schedule import learning_rate_factor
 from avff.engine.trainable import Trainable
+from avff.models.compiling import compile_blocks
+from avff.objectives import Objective
 from avff.objectives.cached_contrast import CachedContrast
 from avff.preprocess import Preprocess
 
@@ -143,6 +146,42 @@ class Updater:
             gradient_norms={t.name: norm for t, norm in zip(self.trainables, norms, strict=True)},
             votes=sums,
         )
+
+
+def build_updater(
+    config: Config,
+    objective: Objective,
+    device: torch.device,
+    *,
+    new_names: Collection[str] = (),
+    mark: Callable[[str, int], None] = lambda phase, step: None,
+) -> Updater:
+    """Puts an objective's networks under DeepSpeed, compiled if the config says so; a collective.
+
+    Args:
+        new_names: parameters of the model that no weight file filled.
+    """
+    if config.engine.compile:
+        compile_blocks(objective.model)
+    model = Trainable(
+        "model",
+        objective.model,
+        config,
+        zero_stage=config.engine.zero_stage,
+        learning_rate=config.optim.learning_rate,
+        new_names=new_names,
+    )
+    critics = None
+    if objective.critics is not None:
+        critics = Trainable(
+            "critics",
+            objective.critics,
+            config,
+            zero_stage=critics_zero_stage(config),
+            learning_rate=config.optim.critic_learning_rate,
+        )
+    preprocess = Preprocess(config.clip, config.data.augment)
+    return Updater(config, objective, model, critics, preprocess, device, mark=mark)
 
 
 def _consecutive(*lengths: int) -> list[slice]:
