@@ -37,10 +37,21 @@ def frame_indices(start_frame: int, stored_rate: float, clip: ClipConfig) -> np.
     return start_frame + np.floor(steps_T + 0.5 + RATE_TOLERANCE).astype(np.int64)
 
 
-def cut_sound(sound_N: np.ndarray, start_seconds: float, clip: ClipConfig) -> np.ndarray:
-    """Returns the window's `clip.num_samples` audio samples; a gap at the very end is silence."""
-    start = round(start_seconds * clip.sample_rate_hz)
+def first_sample(start_seconds: float, clip: ClipConfig) -> int:
+    """Returns the audio sample at which a window starts; it has `clip.num_samples` of them."""
+    return round(start_seconds * clip.sample_rate_hz)
+
+
+def cut_sound(sound_N: np.ndarray, start_seconds: float, clip: ClipConfig, offset_samples: int = 0) -> np.ndarray:
+    """Returns the window's `clip.num_samples` audio samples; a gap at the very end is silence.
+
+    Args:
+        sound_N: the sound from its sample `offset_samples` on.
+    """
+    start = first_sample(start_seconds, clip) - offset_samples
     window_N = sound_N[start : start + clip.num_samples]
+    if len(window_N) == clip.num_samples:
+        return window_N
     return np.pad(window_N, (0, clip.num_samples - len(window_N)))
 
 

@@ -1,15 +1,18 @@
-"""Stored members to arrays: decord for our own short-GOP video, PyAV for FLAC; both on one thread.
+"""Stored members to arrays: short-GOP video by one of several libraries, FLAC by FFmpeg's decoder; all on one thread.
 
 Bytes that do not decode are a ShardError; a machine without memory or threads to spare is a ReadError.
 """
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import av
-import decord
 import numpy as np
 
+from avff.data import flac
+from avff.data.decoders import DEFAULT_DECODER, DecoderName, errors_of, open_video
 from avff.errors import ReadError, ShardError
 
 # As the system, C++ and FFmpeg (ENOMEM, EAGAIN) put it. `thread` alone is in decord's words about bad bytes too.
@@ -18,7 +21,9 @@ _NO_MEMORY_OR_THREAD = re.compile(
 )
 
 
-def decode_frames(data: bytes, frames: np.ndarray, num_frames: int, where: str) -> np.ndarray:
+def decode_frames(
+    data: bytes, frames: np.ndarray, num_frames: int, where: str, decoder: DecoderName = DEFAULT_DECODER
+) -> np.ndarray:
     """Returns some frames of a stored video.
 
     Args:
@@ -26,6 +31,7 @@ def decode_frames(data: bytes, frames: np.ndarray, num_frames: int, where: str) 
         frames: indices, ascending, int64.
         num_frames: frames that the member has to hold.
         where: shard, sample and member, named in every message.
+        decoder: no effect on the frames.
 
     Returns:
         uint8, (len(frames), height, width, 3), RGB.
@@ -34,46 +40,71 @@ def decode_frames(data: bytes, frames: np.ndarray, num_frames: int, where: str) 
         ReadError: memory or threads ran out.
         ShardError: not decodable, or another number of frames.
     """
+    with _video_errors(where, decoder):
+        video = open_video(data, decoder)
+    if video.num_frames != num_frames:
+        raise ShardError(
+            f"{where}: holds {video.num_frames} frames, the metadata says {num_frames}; rebuild this shard"
+        )
+    with _video_errors(where, decoder):
+        return video.read(frames.tolist())
+
+
+@contextmanager
+def _video_errors(where: str, decoder: DecoderName) -> Iterator[None]:
     try:
-        reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
-        if len(reader) != num_frames:
-            raise ShardError(f"{where}: holds {len(reader)} frames, the metadata says {num_frames}; rebuild this shard")
-        return reader.get_batch(frames.tolist()).asnumpy()
-    except (decord.DECORDError, RuntimeError) as error:
+        yield
+    except MemoryError as error:
+        raise ReadError(f"{where}: video cannot be decoded on this machine now: out of memory") from error
+    except errors_of(decoder) as error:
         if found := _NO_MEMORY_OR_THREAD.search(str(error)):
             raise ReadError(f"{where}: video cannot be decoded on this machine now: {found[0]}") from error
-        # Not in decord's words: they hold clock times, and depend on which of its threads is the first to fail.
+        # Not in the library's words: decord's hold clock times, and depend on which of its threads is the first to fail.
         raise ShardError(f"{where}: video cannot be decoded; rebuild this shard") from error
 
 
-def decode_sound(data: bytes, num_samples: int, sample_rate_hz: int, where: str) -> np.ndarray:
-    """Returns the whole stored sound.
+def decode_sound(
+    data: bytes, num_samples: int, sample_rate_hz: int, where: str, start: int = 0, stop: int | None = None
+) -> np.ndarray:
+    """Returns the stored sound, or the samples [start, stop) of it, for which little else is decoded.
 
     Returns:
-        float32 in [-1, 1), (num_samples,).
+        float32 in [-1, 1), (stop - start,).
 
     Raises:
         ReadError: memory or another resource ran out.
         ShardError: not decodable, not mono 16 bit at the given rate, or another number of samples.
     """
+    stop = num_samples if stop is None else stop
+    layout = flac.read_layout(data)
     try:
-        with av.open(io.BytesIO(data), mode="r", metadata_errors="replace") as container:
-            stream = container.streams.audio[0]
-            form = stream.format.name if stream.format else "of no form"
-            if (stream.rate, form, stream.channels) != (sample_rate_hz, "s16", 1):
-                raise ShardError(
-                    f"{where}: sound is {stream.channels} x {form} at {stream.rate} Hz, expected mono s16 at "
-                    f"{sample_rate_hz} Hz; rebuild this shard"
-                )
-            stream.codec_context.thread_count = 1
-            chunks = [frame.to_ndarray().reshape(-1) for frame in container.decode(stream)]
+        samples_N = None
+        if layout and layout[1:5] == (1, 16, sample_rate_hz, num_samples):
+            samples_N = flac.decode_window(data, layout, start, stop)
+        if samples_N is None:  # FLAC of another making, or not what it should be, which is then said
+            samples_N = _decode_whole(data, num_samples, sample_rate_hz, where)[start:stop]
     except (OSError, MemoryError) as error:  # FFmpeg's too: bytes in memory give it no other cause for one
         raise ReadError(
             f"{where}: sound cannot be decoded on this machine now: {str(error) or 'out of memory'}"
         ) from error
     except (av.FFmpegError, IndexError) as error:
         raise ShardError(f"{where}: sound cannot be decoded: {error}; rebuild this shard") from error
+    return np.multiply(samples_N, 1 / 32768, dtype=np.float32)
+
+
+def _decode_whole(data: bytes, num_samples: int, sample_rate_hz: int, where: str) -> np.ndarray:
+    """Returns all samples, int16, whatever container and blocks they are in."""
+    with av.open(io.BytesIO(data), mode="r", metadata_errors="replace") as container:
+        stream = container.streams.audio[0]
+        form = stream.format.name if stream.format else "of no form"
+        if (stream.rate, form, stream.channels) != (sample_rate_hz, "s16", 1):
+            raise ShardError(
+                f"{where}: sound is {stream.channels} x {form} at {stream.rate} Hz, expected mono s16 at "
+                f"{sample_rate_hz} Hz; rebuild this shard"
+            )
+        stream.codec_context.thread_count = 1
+        chunks = [frame.to_ndarray().reshape(-1) for frame in container.decode(stream)]
     found = sum(map(len, chunks))
     if found != num_samples:
         raise ShardError(f"{where}: holds {found} audio samples, the metadata says {num_samples}; rebuild this shard")
-    return np.concatenate(chunks).astype(np.float32) / 32768.0
+    return np.concatenate(chunks)

@@ -13,11 +13,12 @@ import torch
 from avff.batch import AVBatch, Clip
 from avff.config import ClipConfig
 from avff.data.decode import decode_frames, decode_sound
+from avff.data.decoders import DEFAULT_DECODER, DecoderName, require_decoder
 from avff.data.samples import Sample
 from avff.data.windows import Span, spans, window_labels
 from avff.errors import ShardError
 from avff.seeding import derive_seed
-from avff.windows import centre_square, cut_sound, frame_indices, sliding_starts
+from avff.windows import centre_square, cut_sound, first_sample, frame_indices, sliding_starts
 
 
 class View(Protocol):
@@ -31,10 +32,19 @@ class View(Protocol):
 
 
 class AVView:
-    """Windows of frames and sound over exactly the same time; squares of `clip.load_size` pixels."""
+    """Windows of frames and sound over exactly the same time; squares of `clip.load_size` pixels.
 
-    def __init__(self, clip: ClipConfig):
+    Args:
+        decoder: no effect on the clips.
+
+    Raises:
+        ConfigError: the decoder cannot be imported.
+    """
+
+    def __init__(self, clip: ClipConfig, decoder: DecoderName = DEFAULT_DECODER):
+        require_decoder(decoder)
         self.clip = clip
+        self.decoder = decoder
 
     def train_clips(self, sample: Sample, seeds: Sequence[int]) -> list[Clip]:
         """Cuts one random window per seed, each of one track: the known speaker's, else any that is long enough.
@@ -97,15 +107,30 @@ class AVView:
         rate = metadata.video.fps
         where = f"sample {metadata.key!r}"
         indices = np.stack([frame_indices(start, rate, self.clip) for start in starts]) - span.first_frame
-        needed, place = np.unique(indices, return_inverse=True)
-        frames = decode_frames(sample.members[span.member], needed, span.num_frames, f"{where}: {span.member}")
-        video = centre_square(frames, self.clip.load_size)[place.reshape(indices.shape)]
-        audio = metadata.audio
-        sound_N = decode_sound(sample.members["flac"], audio.num_samples, audio.sample_rate_hz, f"{where}: flac")
+        needed = np.unique(indices)
+        member = sample.members[span.member]
+        frames = decode_frames(member, needed, span.num_frames, f"{where}: {span.member}", self.decoder)
+        square_THWC = centre_square(frames, self.clip.load_size)
+        sound_N, offset_samples = self._sound(sample, [start / rate for start in starts], f"{where}: flac")
         clips = []
-        for start, seed, video_THWC in zip(starts, seeds, video, strict=True):
+        for start, seed, indices_T in zip(starts, seeds, indices, strict=True):
             seconds = start / rate
             labels = window_labels(metadata, span.track, seconds, seconds + self.clip.duration_seconds)
-            waveform_N = cut_sound(sound_N, seconds, self.clip)
+            video_THWC = _rows(square_THWC, np.searchsorted(needed, indices_T))
+            waveform_N = cut_sound(sound_N, seconds, self.clip, offset_samples)
             clips.append(Clip(metadata.key, span.track_id, seconds, seed, video_THWC, waveform_N, *labels))
         return clips
+
+    def _sound(self, sample: Sample, starts_seconds: list[float], where: str) -> tuple[np.ndarray, int]:
+        """Returns the sound that some windows lie in, and the number of its first sample."""
+        audio = sample.metadata.audio
+        first = first_sample(min(starts_seconds), self.clip)
+        stop = min(first_sample(max(starts_seconds), self.clip) + self.clip.num_samples, audio.num_samples)
+        content = sample.members["flac"]
+        return decode_sound(content, audio.num_samples, audio.sample_rate_hz, where, first, stop), first
+
+
+def _rows(frames_THWC: np.ndarray, places_T: np.ndarray) -> np.ndarray:
+    """Returns some frames, without a copy where they are neighbours."""
+    first, last = int(places_T[0]), int(places_T[-1])
+    return frames_THWC[first : last + 1] if last - first + 1 == len(places_T) else frames_THWC[places_T]

@@ -10,6 +10,9 @@ from avff.build_config import VideoProfile
 from avff.media.audio import SAMPLE_RATE_HZ
 from avff.schema import EncoderInfo
 
+FLAC_FRAME_SAMPLES = 4096
+"""0.256 s; FFmpeg's own choice, 1152, takes a third more time to decode."""
+
 
 def encoder_info(name: str, profile: VideoProfile) -> EncoderInfo:
     """Returns the signature that a sample's metadata record."""
@@ -62,10 +65,12 @@ class VideoEncoder:
 def encode_flac(samples: np.ndarray) -> bytes:
     """Returns int16 mono samples at 16 kHz as FLAC, bit-exact."""
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="flac", options={"fflags": "+bitexact"}) as container:
+    options = {"fflags": "+bitexact", "metadata_header_padding": "0"}  # else 8 KiB of room for tags
+    with av.open(buffer, "w", format="flac", options=options) as container:
         stream = container.add_stream("flac", rate=SAMPLE_RATE_HZ)
         stream.codec_context.layout = "mono"
         stream.codec_context.format = "s16"
+        stream.options = {"frame_size": str(FLAC_FRAME_SAMPLES)}
         frame = av.AudioFrame.from_ndarray(samples[None], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE_HZ
         frame.pts = 0

@@ -1,0 +1,85 @@
+"""The libraries that decode stored video. They give the same frames; which is the fastest depends on the machine.
+
+decord is always installed; torchcodec (`pip install "avff[torchcodec]"`) needs FFmpeg's shared libraries, too.
+"""
+
+import importlib
+import io
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from avff.errors import ConfigError
+
+DecoderName = Literal["decord", "torchcodec"]
+DEFAULT_DECODER: DecoderName = "decord"
+"""Of whatever reads stored samples outside of training: the frames are the same, and it is there everywhere."""
+
+
+class Video(NamedTuple):
+    """An opened video.
+
+    Attributes:
+        read: returns the frames with some ascending indices, uint8 (frames, height, width, 3), RGB.
+    """
+
+    num_frames: int
+    read: Callable[[list[int]], np.ndarray]
+
+
+def open_video(data: bytes, decoder: DecoderName) -> Video:
+    """Opens mp4 in memory; it and `Video.read` raise `errors_of(decoder)` for what cannot be decoded."""
+    return _OPEN[decoder](data)
+
+
+def errors_of(decoder: DecoderName) -> tuple[type[Exception], ...]:
+    """Returns what a decoder raises, for bytes that are no video and for a lack of memory or threads alike."""
+    if decoder == "decord":
+        import decord
+
+        return decord.DECORDError, RuntimeError
+    return RuntimeError, ValueError, IndexError
+
+
+def installed_decoders() -> list[DecoderName]:
+    """Returns those that can be imported here."""
+    return [name for name in get_args(DecoderName) if _problem(name) is None]
+
+
+def require_decoder(decoder: DecoderName) -> None:
+    """Raises ConfigError where a decoder cannot be imported."""
+    if problem := _problem(decoder):
+        raise ConfigError(
+            f"data.decoder is {decoder}, which cannot be used here: {problem}; install it (pip install "
+            f'"avff[torchcodec]", and FFmpeg with its shared libraries: apt install ffmpeg), or start a new run with '
+            f"data.decoder={DEFAULT_DECODER}"
+        )
+
+
+def _problem(decoder: DecoderName) -> str | None:
+    """Returns the first line of why a library cannot be imported; torchcodec has RuntimeError where FFmpeg is missing."""
+    try:
+        importlib.import_module(_MODULES[decoder])
+    except (ImportError, OSError, RuntimeError) as error:
+        return str(error).strip().split("\n", 1)[0]
+    return None
+
+
+def _open_decord(data: bytes) -> Video:
+    import decord
+
+    reader = decord.VideoReader(io.BytesIO(data), num_threads=1)
+    return Video(len(reader), lambda frames: reader.get_batch(frames).asnumpy())
+
+
+def _open_torchcodec(data: bytes) -> Video:
+    from torchcodec.decoders import VideoDecoder
+
+    # `exact` looks at every packet first: 2 % of the time, and the number of frames is counted, not stated.
+    reader = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
+    return Video(len(reader), lambda frames: reader.get_frames_at(frames).data.numpy())
+
+
+_OPEN = {"decord": _open_decord, "torchcodec": _open_torchcodec}
+_MODULES = {"decord": "decord", "torchcodec": "torchcodec.decoders"}
