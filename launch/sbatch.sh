@@ -48,7 +48,9 @@ if [ -n "$end" ] && [ $((end - $(date +%s))) -ge 180 ]; then # where the signal 
     limits+=("engine.time_limit_minutes=$(printf '%d.%02d' $((left / 60)) $((left % 60 * 100 / 60)))")
 fi
 
-srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
+# When a rank has ended, the others end by themselves, or are ended after a minute. To be ended at once, which is what
+# --kill-on-bad-exit does, loses now and then what the first one printed: the reason.
+srun --kill-on-bad-exit=0 --wait=60 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
     "$python" -u -m avff train "$1" "${limits[@]}" "${@:2}"
 code=$?
 if [ -z "$run_dir" ]; then # the reason was printed above, by a rank that noted 2; srun may tell of one that it had to end
