@@ -10,8 +10,10 @@ from daemons import ClusterError
 
 GRACE_SECONDS = 45
 """Between the signal to a preempted job of partition `low` and its end."""
-NODE_TIMEOUT_SECONDS = 15
-"""Silence after which SLURM counts a node as down."""
+NODE_TIMEOUT_SECONDS = 60
+"""Silence after which SLURM counts a node as down: longer than a busy or suspended machine keeps its nodes from answering."""
+CREDENTIAL_SECONDS = 20
+"""In which the start of a job or step has to reach its nodes, or fails; so long a requeued job is held back."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,7 @@ def _slurm_conf(layout: Layout) -> str:
         memory_per_cpu_mb=layout.memory_mb // layout.cpus,
         first_job=int(time.time()) % 60_000_000 + 1,
         node_timeout=NODE_TIMEOUT_SECONDS,
+        credential=CREDENTIAL_SECONDS,
         grace=GRACE_SECONDS,
         nodes="\n".join(nodes),
     )
@@ -142,7 +145,7 @@ SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
 # A requeued job is held back until its credential has expired: by default 120 s.
-AuthInfo=socket={folder}/munge/socket,cred_expire=5
+AuthInfo=socket={folder}/munge/socket,cred_expire={credential}
 StateSaveLocation={folder}/state
 SlurmctldPidFile={folder}/run.slurmctld
 SlurmctldLogFile={folder}/log/slurmctld.log
@@ -163,8 +166,9 @@ DefMemPerCPU={memory_per_cpu_mb}
 ReturnToService=2
 KillWait=30
 SlurmdTimeout={node_timeout}
-SlurmctldTimeout=15
+SlurmctldTimeout=60
 TCPTimeout=2
+MessageTimeout=30
 MinJobAge=7200
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_interval=2,bf_interval=2
