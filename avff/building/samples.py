@@ -1,23 +1,30 @@
 """One source into its samples: the one place that building and prediction share."""
 
+from collections.abc import Iterator
+
 from avff.build_config import BuildConfig
 from avff.building.sources import Source
 from avff.data.shards import Sample
 from avff.errors import MediaError
 from avff.files import sha256_of
 from avff.media.boxes import BoxTracks
-from avff.media.clips import MediaClip, make_clips
+from avff.media.clips import MediaClip, cut_clips
 from avff.schema import FakeSegments, Label, SampleMetadata, VideoInfo, complete_labels
 
 
 def build_samples(source: Source, config: BuildConfig, boxes: BoxTracks | None = None) -> list[Sample]:
-    """Cuts a source into samples with complete metadata.
+    """Cuts a source into samples with complete metadata; see `cut_samples`."""
+    return list(cut_samples(source, config, boxes))
+
+
+def cut_samples(
+    source: Source, config: BuildConfig, boxes: BoxTracks | None = None, *, num_threads: int = 0
+) -> Iterator[Sample]:
+    """Yields one sample per segment, in order; those that a model cannot read carry the reasons as `status`.
 
     Args:
         boxes: the source's own face boxes, in mode `boxes`.
-
-    Returns:
-        One sample per segment, in order; those that a model cannot read carry the reasons as `status`.
+        num_threads: that help this one (avff.media.helpers). No effect on what comes.
 
     Raises:
         MediaError: the file cannot be read or decoded, or holds no video.
@@ -26,7 +33,8 @@ def build_samples(source: Source, config: BuildConfig, boxes: BoxTracks | None =
         digest = sha256_of(source.path)
     except OSError as error:
         raise MediaError(f"{source.path}: cannot be read: {error}", reason="UNREADABLE") from error
-    return [_sample(source, digest, clip) for clip in make_clips(source.path, config, boxes)]
+    for clip in cut_clips(source.path, config, boxes, num_threads=num_threads):
+        yield _sample(source, digest, clip)
 
 
 def _sample(source: Source, digest: str, clip: MediaClip) -> Sample:

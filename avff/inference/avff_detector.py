@@ -10,7 +10,7 @@ import torch
 
 from avff.batch import AVBatch, Clip
 from avff.build_config import BuildConfig
-from avff.building.samples import build_samples
+from avff.building.samples import cut_samples
 from avff.building.sources import single_source
 from avff.checkpoints import Checkpoint, config_differences, load_classifier, read_checkpoint
 from avff.config import Config
@@ -76,9 +76,9 @@ class AvffDetector:
         pairs = zip(clips, logits_BH, strict=True)
         return [WindowScore(clip.key, clip.track, clip.start_seconds, Logits(*logits)) for clip, logits in pairs]
 
-    def read_file(self, path: Path) -> Iterator[FilePart]:
+    def read_file(self, path: Path, *, num_threads: int = 0) -> Iterator[FilePart]:
         """Cuts a file as the training clips were cut."""
-        for sample in build_samples(single_source(path), self.require_build()):
+        for sample in cut_samples(single_source(path), self.require_build(), num_threads=num_threads):
             metadata = sample.metadata
             start_seconds = metadata.video.start_seconds
             yield FilePart(

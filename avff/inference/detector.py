@@ -78,8 +78,11 @@ class Detector(Protocol):
     def score(self, clips: Iterable[Any], *, batch_size: int = 8) -> list[WindowScore]:
         """Returns one score per clip, in order; a clip's score does not depend on its batch."""
 
-    def read_file(self, path: Path) -> Iterator[FilePart]:
+    def read_file(self, path: Path, *, num_threads: int = 0) -> Iterator[FilePart]:
         """Yields a raw media file part by part.
+
+        Args:
+            num_threads: that help this one, where torch has one only (avff.media.helpers). No effect on what comes.
 
         Raises:
             MediaError: the file cannot be decoded or holds no picture.

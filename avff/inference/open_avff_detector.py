@@ -79,8 +79,8 @@ class OpenAvffDetector:
         mel_BMF = torch.stack([clip.mel_MF for clip in clips]).to(self.device)
         return self.model(mel_BMF, video_BTHWC.permute(0, 4, 1, 2, 3).contiguous())[:, FAKE]
 
-    def read_file(self, path: Path) -> Iterator[FilePart]:
-        """Yields the file as one part: 16 pictures spread over it, and all of its sound."""
+    def read_file(self, path: Path, *, num_threads: int = 0) -> Iterator[FilePart]:
+        """Yields the file as one part: 16 pictures spread over it, and all of its sound. Threads are of no use to that."""
         spread = read_spread_pictures(path, spread_frames, lambda picture_HWC: fit_frame(picture_HWC, self.fit))
         sound = read_native_sound(path)
         mel_MF = None if sound is None else whole_mel(sound.samples_CN, sound.rate_hz)

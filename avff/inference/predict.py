@@ -1,12 +1,14 @@
-"""`avff predict` for one file: cut as the detector cuts it, scored window by window, one verdict."""
+"""`avff predict`: a file is cut as the detector cuts it and scored window by window, and gets one verdict."""
 
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from avff.errors import MediaError
 from avff.evaluation.aggregate import DEFAULT_THRESHOLD, ClipScore, WindowScore, aggregate, probability
-from avff.inference.detector import Detector, FilePart
+from avff.inference.detector import Detector
+from avff.inference.predict_files import PART_TIMEOUT_SECONDS, ScoredPart, score_files
 from avff.schema import Track
 
 Verdict = Literal["REAL", "FAKE", "UNDECIDED"]
@@ -70,8 +72,25 @@ class Prediction:
         return probability(self.score.logits.overall) if self.score else None
 
 
-def predict_file(path: Path, detector: Detector, *, batch_size: int = 8) -> Prediction:
+class TimedPrediction(NamedTuple):
+    """A verdict, and the seconds of work behind it: of one worker for reading, of all cores for scoring."""
+
+    prediction: Prediction
+    seconds: float
+
+
+def predict_file(
+    path: Path,
+    detector: Detector,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    timeout_seconds: float = PART_TIMEOUT_SECONDS,
+) -> Prediction:
     """Returns the verdict on one media file; what cannot be judged is undecided, with the reason.
+
+    Args:
+        batch_size, num_workers, timeout_seconds: as for `score_files`.
 
     Raises:
         MediaError: there is no such file.
@@ -79,15 +98,36 @@ def predict_file(path: Path, detector: Detector, *, batch_size: int = 8) -> Pred
     """
     if not path.is_file():
         raise MediaError(f"{path}: no such file", reason="MISSING")
-    try:
-        segments = [_score_part(part, detector, batch_size) for part in detector.read_file(path)]
-    except MediaError as error:
-        return _predict(path, detector, [], f"{error.reason}: {error}")
-    return _predict(path, detector, segments, "")
+    options = {"batch_size": batch_size, "num_workers": num_workers}
+    return next(predict_files([path], detector, timeout_seconds=timeout_seconds, **options)).prediction
 
 
-def _score_part(part: FilePart, detector: Detector, batch_size: int) -> Segment:
-    windows = detector.score(part.windows, batch_size=batch_size)
+def predict_files(
+    paths: Sequence[Path],
+    detector: Detector,
+    *,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    timeout_seconds: float = PART_TIMEOUT_SECONDS,
+) -> Generator[TimedPrediction, None, None]:
+    """Yields the verdict on every file, in order; a file that is broken, gone or keeps hanging is undecided.
+
+    Args:
+        batch_size, num_workers, timeout_seconds: as for `score_files`.
+
+    Raises:
+        CheckpointError: the checkpoint does not say how to cut clips, or needs the user's own boxes.
+    """
+    files = score_files(
+        paths, detector, batch_size=batch_size, num_workers=num_workers, timeout_seconds=timeout_seconds
+    )
+    for file in files:
+        segments = [] if file.problem else [_segment(scored) for scored in file.parts]
+        yield TimedPrediction(_predict(file.path, detector, segments, file.problem), file.seconds)
+
+
+def _segment(scored: ScoredPart) -> Segment:
+    part, windows = scored
     status = part.status if windows or part.status != ["OK"] else ["TOO_SHORT"]
     return Segment(
         key=part.key,

@@ -1,9 +1,9 @@
 """`avff predict` for a folder: one CSV row per file, continued after an interruption, never ended by a bad file."""
 
+import contextlib
 import csv
 import io
 import os
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,7 +13,8 @@ from avff.errors import EvaluationError, MediaError
 from avff.evaluation.aggregate import probability
 from avff.files import write_durably
 from avff.inference.detector import Detector
-from avff.inference.predict import Prediction, predict_file
+from avff.inference.predict import Prediction, predict_files
+from avff.inference.predict_files import PART_TIMEOUT_SECONDS
 from avff.inference.report import name_track
 from avff.progress import progress_bar
 
@@ -42,6 +43,8 @@ def predict_folder(
     *,
     format: Format = "avff",
     batch_size: int = 8,
+    num_workers: int = 0,
+    timeout_seconds: float = PART_TIMEOUT_SECONDS,
     progress: bool = True,
 ) -> list[dict[str, str]]:
     """Predicts every media file below a folder and returns all rows, those of an earlier call included.
@@ -50,6 +53,7 @@ def predict_folder(
         output: the CSV. Rows are appended as they come; a file that has a row is not read again.
         format: `open-avff` writes `video_name,y_pred` (fake probability, empty when undecided) to `output` at the end,
             and the full table to `<output stem>.full.csv` meanwhile.
+        batch_size, num_workers, timeout_seconds: as for `score_files`.
 
     Raises:
         MediaError: there is no such folder, or no media file in it.
@@ -63,12 +67,18 @@ def predict_folder(
     done = {row["video_name"] for row in rows}
     remaining = [name for name in names if name not in done]
     there = len(names) - len(remaining)
-    shown = progress_bar(remaining, total=len(names), initial=there, unit="file", description="predict", shown=progress)
-    with table.open("a", newline="", encoding="utf-8") as file:
-        for name in shown:
-            start = time.perf_counter()
-            prediction = predict_file(folder / name, detector, batch_size=batch_size)
-            row = make_table_row(name, prediction, time.perf_counter() - start)
+    predictions = predict_files(
+        [folder / name for name in remaining],
+        detector,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        timeout_seconds=timeout_seconds,
+    )
+    found = zip(remaining, predictions, strict=True)
+    shown = progress_bar(found, total=len(names), initial=there, unit="file", description="predict", shown=progress)
+    with table.open("a", newline="", encoding="utf-8") as file, contextlib.closing(predictions):
+        for name, (prediction, seconds) in shown:
+            row = make_table_row(name, prediction, seconds)
             file.write(_csv_line(row[column] for column in COLUMNS))
             file.flush()
             rows.append(row)

@@ -42,11 +42,11 @@ def test_an_interrupted_folder_continues_without_reading_files_again(folder, fra
     lines = output.read_bytes().splitlines(keepends=True)
     output.write_bytes(b"".join(lines[:3]) + lines[3][:10])
     read_again = []
-    original = predict_many.predict_file
+    original = predict_many.predict_files
     monkeypatch.setattr(
         predict_many,
-        "predict_file",
-        lambda path, *rest, **named: read_again.append(path.name) or original(path, *rest, **named),
+        "predict_files",
+        lambda paths, *rest, **named: read_again.extend(path.name for path in paths) or original(paths, *rest, **named),
     )
     continued = predict_folder(folder, frame_detector, output, progress=False)
     assert read_again == ["a, mute.mp4"]
