@@ -11,7 +11,7 @@ from avff.errors import ConfigError
 from avff.strict_yaml import flatten, from_dict, to_dict
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("**/*.yaml"))
+CONFIGS = sorted(path for path in (ROOT / "configs").glob("**/*.yaml") if path.parent.name != "clusters")
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -71,6 +71,7 @@ ROOMS = {
     },
     "doctor": NOUNS | {"distributed", "data", "models"},
     "bench": None,  # None: everything below the command line
+    "simulation": None,
     "demo": None,
     "commands": None,
     "cli": None,

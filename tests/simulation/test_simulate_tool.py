@@ -1,0 +1,129 @@
+"""tools/simulate.py as a user types it."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from index_files import write_indexed_directory
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tools"))
+
+import simulate as tool  # noqa: E402
+
+STAGE1, H200 = str(ROOT / "configs/stage1_kinetics.yaml"), str(ROOT / "configs/clusters/h200.yaml")
+
+
+@pytest.fixture
+def run(capsys, tmp_path):
+    def run(*words: str) -> tuple[int, str, str]:
+        code = tool.main([*words, "--folder", str(tmp_path / "out")])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_tables_json_and_picture_agree(run, tmp_path):
+    code, text, _ = run(
+        STAGE1, "--cluster", H200, "--gpus", "1", "8", "1000", "--assume", "mfu=0.5", "--samples", "50000"
+    )
+    assert code == 0
+    assert "given mfu=0.5" in text
+    assert "assumed clips_per_second_per_core=120.0" in text
+    assert "plan of 50000 made-up samples: 50000 samples per epoch in 25 shards, 512 runs" in text
+    report = json.loads((tmp_path / "out/stage1_kinetics-h200.json").read_text())
+    rows = {row["gpus"]: row for row in report["rows"]}
+    assert [rows[8]["batch"], rows[8]["as_configured"], rows[1000]["as_configured"]] == [512, True, False]
+    assert rows[1000]["nodes"] == 125
+    assert rows[1000]["group"] == 1000
+    assert f"{rows[1000]['clips_per_second']:.0f}" in text
+    assert (tmp_path / "out/stage1_kinetics-h200.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_does_not_divide_is_said_below_the_tables(run):
+    code, text, _ = run(STAGE1, "--cluster", H200, "--gpus", "8", "1000", "--scaling", "strong", "--svg")
+    assert code == 0
+    assert "1000 GPUs: engine.global_batch_size 512 does not divide over 1000 ranks" in text
+    assert ".svg" in text
+
+
+def test_bytes_per_sample_come_from_shards_that_are_there(run, tmp_path):
+    write_indexed_directory(tmp_path / "shards", [600, 424])
+    source = f"data.train=[{{path: {tmp_path / 'shards'}}}]"
+    _, text, _ = run(STAGE1, source, "--cluster", H200, "--gpus", "8")
+    assert "given megabytes_per_clip=0.004096" in text
+    assert "1024 samples per epoch in 2 shards" in text
+
+
+def test_measured_files_replace_assumptions(run, tmp_path):
+    machine = {"gpu": "NVIDIA H200", "processor": "Xeon"}
+    loader = [
+        {"loader": "usual", "clips_per_second_per_core": 7.0},
+        {"loader": "avff", "clips_per_second_per_core": 99.0},
+    ]
+    save = [{"ranks": 2, "overlap": 1, "megabytes": 4000.0, "blocked_seconds": 0.5, "total_seconds": 4.0}]
+    files = []
+    for name, rows in {"step": [{"mfu": 0.3}, {"mfu": 0.45}], "loader": loader, "checkpoint": save}.items():
+        files.append(str(tmp_path / f"{name}.json"))
+        Path(files[-1]).write_text(json.dumps({"machine": machine, "rows": rows}))
+    _, text, _ = run(STAGE1, "--cluster", H200, "--gpus", "8", "--measured", *files)
+    for value in ("mfu=0.45", "clips_per_second_per_core=99", "save_gb_per_second=0.5", "copy_gb_per_second=4"):
+        assert f"measured {value} (" in text
+
+
+def test_speed_of_another_kind_of_machine_is_refused(run, tmp_path):
+    (tmp_path / "step.json").write_text(
+        json.dumps({"machine": {"gpu": None, "processor": "Xeon"}, "rows": [{"mfu": 0.3}]})
+    )
+    code, _, error = run(STAGE1, "--cluster", H200, "--measured", str(tmp_path / "step.json"))
+    assert code == 2
+    assert "step.json: mfu was measured on Xeon, but cluster 'h200' is of device 'gpu'" in error
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gpus_per_nod: 8", "unknown key gpus_per_nod; did you mean gpus_per_node?"),
+        ("peak_tflops: fast", "peak_tflops: expected a number, found 'fast'"),
+        ("device: tpu", "device: 'tpu' is not one of 'gpu', 'cpu'"),
+    ],
+)
+def test_a_wrong_cluster_file_is_named_with_key_and_way_out(run, tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    key = text.partition(":")[0]
+    lines = [line for line in Path(H200).read_text().splitlines() if not line.startswith(f"{key}:")]
+    path.write_text("\n".join([*lines, text]))
+    code, _, error = run(STAGE1, "--cluster", str(path))
+    assert code == 2
+    assert f"{path}: {message}" in error
+
+
+def test_impossible_numbers_of_a_cluster_are_listed_together(run, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        Path(H200).read_text().replace("memory_gb: 141", "memory_gb: 0").replace("efficiency: 0.8", "efficiency: 8")
+    )
+    _, _, error = run(STAGE1, "--cluster", str(path))
+    assert "memory_gb is 0.0; it has to be positive; link_efficiency is 8.0; it is a share, at most 1" in error
+
+
+def test_wrong_words_are_explained(run, tmp_path):
+    assert "unknown key mfuu; did you mean mfu?" in run(STAGE1, "--cluster", H200, "--assume", "mfuu=0.5")[2]
+    assert (
+        "mfu is 40.0; it is a share, at most 1 (0.4, not 40)" in run(STAGE1, "--cluster", H200, "--assume", "mfu=40")[2]
+    )
+    assert "no such cluster file; ready ones are" in run(STAGE1, "--cluster", "configs/clusters/none.yaml")[2]
+    assert "no such file; tools/bench.py step" in run(STAGE1, "--cluster", H200, "--measured", "nothing.json")[2]
+    assert "no CONFIG given" in run("--cluster", H200)[2]
+    (tmp_path / "seek.json").write_text(json.dumps({"machine": {}, "rows": [{"step": 1, "ratio": 1.0}]}))
+    assert "its columns are step, ratio" in run(STAGE1, "--cluster", H200, "--measured", str(tmp_path / "seek.json"))[2]
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["--help"])
+    said = capsys.readouterr().out
+    for word in ("examples:", "how to read it:", "--measured", "mfu=0.4", "weak", "strong", "--check"):
+        assert word in said

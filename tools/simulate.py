@@ -1,0 +1,131 @@
+#!/usr/bin/env python
+"""Computes how a config's stage would run on 1 to 1000 GPUs: speed, memory, loader, checkpoints, failures, hours.
+
+Formulas over the config, a description of the cluster, and what tools/bench.py has measured; whatever was not measured
+is assumed, and printed as such. --check trains for real with 1, 2 and 4 CPU processes and prints by how much step time,
+bytes sent and memory differ from the formulas.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from avff.bench.report import write_report
+from avff.config import load_config
+from avff.errors import AvffError, ConfigError
+from avff.simulation import check
+from avff.simulation.cluster import load_cluster
+from avff.simulation.costs import field_lines, known_costs
+from avff.simulation.parameters import trainable_sizes
+from avff.simulation.plot import draw
+from avff.simulation.reading import plan_facts
+from avff.simulation.stage import simulate
+from avff.simulation.tables import report
+from avff.strict_yaml import to_dict
+
+GPUS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
+
+EPILOG = f"""\
+examples:
+  python tools/simulate.py configs/stage1_kinetics.yaml --cluster configs/clusters/h200.yaml
+  python tools/simulate.py configs/stage1_kinetics.yaml --cluster configs/clusters/h200.yaml \\
+      --measured runs/bench/step.json runs/bench/loader.json runs/bench/checkpoint.json
+  python tools/simulate.py configs/stage1_kinetics.yaml model.size=large engine.zero_stage=2 --gpus 8 64 --scaling strong
+  python tools/simulate.py configs/stage1_kinetics.yaml --assume mfu=0.5 clips_per_second_per_core=200
+  python tools/simulate.py --check
+
+how to read it:
+  speed    one update: passes over the clips, collectives that nothing hides, Adam; then the loader and the storage, which
+           make it wait where they are slower. `limit` says what decides, so what to buy or to improve.
+  memory   by ZeRO stage, with the config's micro batch; `largest micro` is what would fit under the config's stage.
+  stage    the clips of the config's steps x batch, on so many GPUs, failures and restarts included. A save that overlaps
+           training costs its `blocked s`; set engine.checkpoint_every_steps to `steps each`.
+
+--scaling weak keeps the clips of each GPU, so that the batch grows (and the contrastive group where every GPU has to
+hold a clip of it); strong keeps the batch, so that GPUs run out of clips. Where the numbers do not divide, it says why.
+
+--assume takes: {", ".join(field_lines())}
+Copy a file of configs/clusters for a cluster of your own; each number there says what it is.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    try:
+        print(check.run(arguments.folder) if arguments.check else run(arguments))
+    except AvffError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file, see configs/")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config overrides")
+    parser.add_argument(
+        "--cluster", type=Path, default=Path("configs/clusters/h200.yaml"), help="YAML file (default %(default)s)"
+    )
+    parser.add_argument("--gpus", type=_positive, nargs="+", default=list(GPUS), help="default: powers of two and 1000")
+    parser.add_argument("--scaling", choices=("weak", "strong"), default="weak", help="default: weak, see below")
+    parser.add_argument("--measured", type=Path, nargs="+", default=[], metavar="JSON", help="of tools/bench.py")
+    parser.add_argument(
+        "--assume", nargs="+", default=[], metavar="NAME=VALUE", help="instead of an assumption, see below"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=240_000,
+        metavar="N",
+        help="per epoch, where the shards are not there (default %(default)s)",
+    )
+    parser.add_argument("--check", action="store_true", help="compare the formulas with real runs on this machine")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/simulate"), help="for the JSON and the picture (default %(default)s)"
+    )
+    parser.add_argument("--svg", action="store_true", help="draw an SVG instead of a PNG")
+    return parser.parse_intermixed_args(argv)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
+    return int(text)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    if arguments.config is None:
+        raise ConfigError("no CONFIG given, the files are in configs/; or use --check")
+    config = load_config(arguments.config, arguments.overrides)
+    cluster = load_cluster(arguments.cluster)
+    are_there = config.data.train and all(Path(source.path).is_dir() for source in config.data.train)
+    plan = plan_facts(config, 0 if are_there else arguments.samples)
+    assumed = list(arguments.assume)
+    if plan.bytes_per_sample and not any(text.startswith("megabytes_per_clip=") for text in assumed):
+        assumed.append(f"megabytes_per_clip={plan.bytes_per_sample / 1e6:.4g}")
+    known = known_costs(assumed, arguments.measured, cluster)
+    trained = trainable_sizes(config)
+    simulated = [simulate(config, trained, cluster, known.costs, count, arguments.scaling) for count in arguments.gpus]
+    problems = [f"{row['gpus']} GPUs: {row['problem']}" for row in simulated if row["problem"]]
+    rows = [row for row in simulated if not row["problem"]]
+    if not rows:
+        raise ConfigError("\n".join(problems))
+    lines = [*report(config, cluster, known, arguments.scaling, rows, plan), *problems, ""]
+    path = arguments.folder / f"{config.name}-{cluster.name}"
+    picture = path.with_suffix(".svg" if arguments.svg else ".png")
+    draw(rows, cluster, f"{config.name} on {cluster.name}, {arguments.scaling} scaling", picture)
+    about = {
+        "config": to_dict(config),
+        "cluster": to_dict(cluster),
+        "costs": known.sources,
+        "scaling": arguments.scaling,
+        "problems": problems,
+    }
+    written = write_report(path.with_suffix(".json"), rows, about).splitlines()[-1]
+    return "\n".join([*lines, f"written {picture}", written])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
