@@ -22,6 +22,8 @@ Stage = Literal["pretrain", "finetune"]
 Modality = Literal["video", "audio"]
 ContrastiveLevel = Literal["slice", "centered_slice", "clip"]
 EncoderTraining = Literal["train", "freeze", "lora"]
+DecoderName = Literal["decord", "torchcodec"]
+DecoderChoice = Literal["auto", DecoderName]
 ActivationCheckpointing = Literal["none", "cheap", "blocks"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -333,6 +335,9 @@ class DataConfig:
     """Loader processes per rank; 0 decodes in the training process. No effect on the order."""
     prefetch_steps: int = 4
     """Steps that each worker prepares ahead, 1 to 64."""
+    decoder: DecoderChoice = "auto"
+    """Library that decodes stored video; all give the same frames. `auto`: the fastest of those that every rank has, timed
+    on samples of the run when it is created; a run that is continued keeps it."""
     accept_plan: str = ""
     """Go on although the shards changed: the first characters (8 or more) of the new plan's hash, which the refusal
     prints. A run whose shards did not change ignores it."""

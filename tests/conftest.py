@@ -18,7 +18,9 @@ import torch
 from made_samples import STORED_SIDE, build_directory, build_sample
 
 from avff.config import Config
+from avff.data.decoders import require_decoder
 from avff.data.shards import Sample, ShardDirectory, open_directory
+from avff.errors import ConfigError
 from avff.strict_yaml import from_dict
 
 MAKE_SHARDS = Path(__file__).parents[1] / "tools" / "make_shards.py"
@@ -95,7 +97,7 @@ def tiny_config(tmp_path: Path) -> Callable[..., Config]:
             "clip": {"num_frames": 8, "image_size": 32, "hop_samples": 100, "num_mel_bins": 32, "num_slices": 4},
             "model": {"size": "tiny", "critic_width": 32},
             "pretrain": {"contrastive_group_size": 4},
-            "data": {"num_workers": 0, "labels": "real" if stage == "pretrain" else "known"},
+            "data": {"num_workers": 0, "decoder": "decord", "labels": "real" if stage == "pretrain" else "known"},
             "optim": {"num_steps": 8, "warmup_steps": 2},
             "engine": {"global_batch_size": 4, "micro_batch_size": 2, "precision": "fp32", "num_threads": 1},
             "logging": {"progress": False, "wandb": "disabled", "log_every_steps": 1},
@@ -105,6 +107,15 @@ def tiny_config(tmp_path: Path) -> Callable[..., Config]:
         return from_dict(Config, values, where="tiny_config")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def torchcodec() -> None:
+    """Skips, saying so, where torchcodec or the FFmpeg that it needs cannot be loaded."""
+    try:
+        require_decoder("torchcodec")
+    except ConfigError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -32,7 +32,7 @@ def make_config(shards: Path, runs_dir: Path) -> Config:
         "clip": {"num_frames": 8, "image_size": 32, "hop_samples": 100, "num_mel_bins": 32, "num_slices": 4},
         "model": {"size": "tiny", "critic_width": 32},
         "pretrain": {"contrastive_group_size": BATCH},
-        "data": {"train": source, "validation": source, "num_workers": 1, "prefetch_steps": 1},
+        "data": {"train": source, "validation": source, "num_workers": 1, "prefetch_steps": 1, "decoder": "decord"},
         "optim": {"num_steps": NUM_STEPS, "warmup_steps": 2, "learning_rate": 1e-3, "ema_decay": 0.9},
         "engine": {
             "global_batch_size": BATCH,

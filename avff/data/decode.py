@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import av
 import numpy as np
 
+from avff.config import DecoderName
 from avff.data import flac
-from avff.data.decoders import DEFAULT_DECODER, DecoderName, errors_of, open_video
+from avff.data.decoders import DEFAULT_DECODER, errors_of, open_video
 from avff.errors import ReadError, ShardError
 
 # As the system, C++ and FFmpeg (ENOMEM, EAGAIN) put it. `thread` alone is in decord's words about bad bytes too.

@@ -6,13 +6,13 @@ decord is always installed; torchcodec (`pip install "avff[torchcodec]"`) needs 
 import importlib
 import io
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 
+from avff.config import DecoderName
 from avff.errors import ConfigError
 
-DecoderName = Literal["decord", "torchcodec"]
 DEFAULT_DECODER: DecoderName = "decord"
 """Of whatever reads stored samples outside of training: the frames are the same, and it is there everywhere."""
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from avff.batch import AVBatch, Clip
-from avff.config import ClipConfig
+from avff.config import ClipConfig, DecoderName
 from avff.data.decode import decode_frames, decode_sound
-from avff.data.decoders import DEFAULT_DECODER, DecoderName, require_decoder
+from avff.data.decoders import DEFAULT_DECODER, require_decoder
 from avff.data.samples import Sample
 from avff.data.windows import Span, spans, window_labels
 from avff.errors import ShardError

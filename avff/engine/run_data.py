@@ -9,6 +9,7 @@ import torch
 from avff import distributed
 from avff.batch import AVBatch
 from avff.config import Config
+from avff.data.decoders import DEFAULT_DECODER
 from avff.data.plan import build_plan
 from avff.data.quarantine import Quarantine
 from avff.data.selection import check_unseen, check_unshared_keys, evaluation_samples, open_directories
@@ -35,7 +36,8 @@ class RunData:
 
     def __init__(self, config: Config):
         self.config = config
-        self.view = AVView(config.clip)
+        decoder = config.data.decoder
+        self.view = AVView(config.clip, DEFAULT_DECODER if decoder == "auto" else decoder)
         train, held_out = open_directories(config.data.train), open_directories(config.data.validation)
         self.plan = build_plan(config, train, held_out)
         self.signatures = {"train": self.plan.signature, "validation": validation_signature(held_out)}

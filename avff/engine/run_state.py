@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +43,22 @@ MAY_CHANGE = (
 """Keys, or sections ending in a dot, that may differ when a run is continued; every other key is refused."""
 
 
-def open_run(config: Config) -> None:
+def open_run(config: Config) -> Config:
     """Makes the run folder, or checks that the config continues the run that is there, and records the start.
 
     A folder without a checkpoint holds nothing to continue, such as after a first start with a mistyped path: there
     the config may still change.
 
+    Returns:
+        The config, with the run's own decoder where it leaves the choice.
+
     Raises:
         ConfigError: a setting differs that a continued run cannot change; each is named with both values.
         TrainingError: too many starts in a row crashed without a new checkpoint.
     """
-    path = config.run_dir / "config.yaml"
     differences = forbidden_changes(config)
+    if run_folder.committed_steps(config.run_dir):
+        config = _with_decoder_of_run(config)
     if differences:
         if run_folder.committed_steps(config.run_dir):
             raise ConfigError(
@@ -64,9 +69,22 @@ def open_run(config: Config) -> None:
         (config.run_dir / decisions.FILE).unlink(missing_ok=True)  # what another config met with
     config.run_dir.mkdir(parents=True, exist_ok=True)
     starts.record_start(config, read_exit(config.run_dir))
-    with durable(path) as temporary:
-        save_config(config, temporary)
+    store_config(config)
     (config.run_dir / EXIT).unlink(missing_ok=True)  # of the process before: this one has not ended yet
+    return config
+
+
+def store_config(config: Config) -> None:
+    """Writes the run's config.yaml."""
+    with durable(config.run_dir / "config.yaml") as temporary:
+        save_config(config, temporary)
+
+
+def _with_decoder_of_run(config: Config) -> Config:
+    path = config.run_dir / "config.yaml"
+    if config.data.decoder != "auto" or not path.is_file():
+        return config
+    return replace(config, data=replace(config.data, decoder=load_config(path).data.decoder))
 
 
 def forbidden_changes(config: Config) -> list[tuple[str, Any, Any]]:
@@ -75,7 +93,13 @@ def forbidden_changes(config: Config) -> list[tuple[str, Any, Any]]:
     if not path.is_file():
         return []
     before, after = flatten(load_config(path)), flatten(config)
-    return [(key, before[key], after[key]) for key in after if before[key] != after[key] and not _may_change(key)]
+    changed = [key for key in after if before[key] != after[key] and not _may_change(key)]
+    return [(key, before[key], after[key]) for key in changed if not _is_open(key, before[key], after[key])]
+
+
+def _is_open(key: str, before: Any, after: Any) -> bool:
+    """Whether a config leaves to the run what another one says; the choice that a run made is in its own."""
+    return key == "data.decoder" and "auto" in (before, after)
 
 
 def _may_change(key: str) -> bool:

@@ -15,6 +15,7 @@ from avff import distributed, run_folder
 from avff.config import Config
 from avff.engine import agreement, checkpoint, process, run_state
 from avff.engine.decisions import Decisions
+from avff.engine.decoder import settle_decoder
 from avff.engine.loop import Loop, RunFacts
 from avff.engine.origin import Origin, continue_from, start_from
 from avff.engine.plan_record import check_data
@@ -59,9 +60,9 @@ def run_stage(config: Config, device: torch.device) -> int:
     """`train` inside a started process group; however it ends after the run folder was opened, exit.json is there."""
     opened = False
 
-    def open_run() -> None:
+    def open_run() -> Config:
         held.enter_context(claim(config.run_dir))
-        run_state.open_run(config)
+        return run_state.open_run(config)
 
     # The flag outermost: a launcher sends TERM to the ranks that are left, and they have to say why they end.
     with (
@@ -71,7 +72,7 @@ def run_stage(config: Config, device: torch.device) -> int:
     ):
         try:
             config.accumulation_steps(distributed.world_size())  # refuses what does not divide before anything is made
-            agreement.on_main(open_run)
+            config = agreement.on_main(open_run)
             opened = True
             with SystemMetrics(config, lambda: watchdog.step):
                 return _run_opened(config, device, watchdog, stop)
@@ -96,6 +97,8 @@ def _run_opened(config: Config, device: torch.device, watchdog: Watchdog, stop: 
     if newest == run_folder.checkpoint_dir(config.run_dir, config.optim.num_steps):
         return _end(config, "finished", 0, config.optim.num_steps)
     announce_two_passes(config)
+    config = settle_decoder(config)
+    watchdog.mark("starting", 0)
     loop = _prepare(config, device, watchdog, decisions, newest)
     stop.reserve = loop.stop_seconds
     stop.on_stuck = lambda words: _note_end(config, INTERRUPTED_EXIT_CODE, words, loop.step)

@@ -48,7 +48,7 @@ def make_config() -> Callable[..., Config]:
             "clip": {"num_frames": 8, "image_size": 32, "hop_samples": 100, "num_mel_bins": 32, "num_slices": 4},
             "model": {"size": "tiny", "critic_width": 32},
             "pretrain": {"contrastive_group_size": 4},
-            "data": {"num_workers": 0, "labels": "real" if stage == "pretrain" else "known"},
+            "data": {"num_workers": 0, "decoder": "decord", "labels": "real" if stage == "pretrain" else "known"},
             "engine": {"precision": "fp32", "num_threads": 1},
             "logging": {"progress": False, "wandb": "disabled"},
         }

@@ -46,6 +46,24 @@ def test_anything_else_is_refused_with_both_values(tiny_config):
     assert load_config(changed.run_dir / "config.yaml") == tiny_config()
 
 
+def test_a_run_that_is_continued_keeps_its_decoder(tiny_config):
+    own, auto, other = (tiny_config(data={"decoder": name}) for name in ("torchcodec", "auto", "decord"))
+    open_run(own)
+    assert open_run(auto) == auto  # nothing was saved yet: the choice is open
+    open_run(own)
+    commit_a_step(own)
+    assert open_run(auto) == own and load_config(own.run_dir / "config.yaml") == own
+    with pytest.raises(ConfigError, match=r"data.decoder: 'torchcodec' there, 'decord' now"):
+        open_run(other)
+
+
+def test_a_run_without_a_decoder_of_its_own_takes_one(tiny_config):
+    auto, stated = (tiny_config(data={"decoder": name}) for name in ("auto", "torchcodec"))
+    open_run(auto)
+    commit_a_step(auto)
+    assert open_run(auto) == auto and open_run(stated) == stated
+
+
 def test_every_key_that_may_change_exists(tiny_config):
     keys = flatten(tiny_config())
     for allowed in MAY_CHANGE:
