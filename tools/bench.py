@@ -14,6 +14,7 @@ from avff.errors import AvffError
 BENCHMARKS = {
     "seek": "avff.bench.seek",
     "checkpoint": "avff.bench.saves",
+    "predict": "avff.bench.predict",
 }
 """Subcommand -> module with `add_arguments(parser)` and `run(arguments)`, which returns the table; its docstring is the help."""
 
@@ -21,6 +22,7 @@ EPILOG = """\
 examples:
   python tools/bench.py seek
   python tools/bench.py checkpoint --parameters 100_000_000 --folder /scratch/bench
+  python tools/bench.py predict --input videos/ --size base --workers 8
   python tools/bench.py seek --config configs/stage1_kinetics.yaml --steps 100 100000
 """
 

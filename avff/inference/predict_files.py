@@ -1,13 +1,14 @@
 """Many media files to verdicts: workers prepare them ahead, and windows of several files share a batch."""
 
+import contextlib
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from avff.data.series import read_series
+from avff.data.series import SeriesValue, read_series
 from avff.data.worker_process import Place, Slot
 from avff.errors import MediaError, ReadError
 from avff.evaluation.aggregate import WindowScore
@@ -62,28 +63,41 @@ def score_files(
         CheckpointError: the checkpoint does not say how to cut files.
     """
     files = [ScoredFile(path) for path in paths]
-    num_processes = min(num_workers, len(files))
-    num_threads = num_workers // num_processes if num_processes else 0
-    reader = _Reader(paths, detector, num_threads if num_threads > 1 else 0)
     desk = _Desk(detector, batch_size)
     done = 0
-    values = read_series(
-        reader, len(files), num_workers=num_processes, prefetch=_PREFETCH, timeout_seconds=timeout_seconds
-    )
-    try:
+    values = prepare_files(paths, detector, num_workers=num_workers, timeout_seconds=timeout_seconds)
+    with contextlib.closing(values):
         for number, prepared in values:
             _take_in(files[number], prepared, desk)
             del prepared  # its windows lie in memory that the worker waits for
             while done < len(files) and _is_finished(files[done]):
                 yield files[done]
                 done += 1
-    finally:
-        values.close()
     desk.score_rest()
     yield from files[done:]
 
 
-def _take_in(file: ScoredFile, prepared: "_Prepared | None", desk: "_Desk") -> None:
+def prepare_files(
+    paths: Sequence[Path],
+    detector: Detector,
+    *,
+    num_workers: int = 0,
+    timeout_seconds: float = PART_TIMEOUT_SECONDS,
+) -> Generator[SeriesValue, None, None]:
+    """Yields files part by part, ready to score: the number of the file with a `PreparedPart`, or with None at its end.
+
+    Args:
+        num_workers, timeout_seconds: as for `score_files`.
+    """
+    num_processes = min(num_workers, len(paths))
+    num_threads = num_workers // num_processes if num_processes else 0
+    reader = _Reader(paths, detector, num_threads if num_threads > 1 else 0)
+    return read_series(
+        reader, len(paths), num_workers=num_processes, prefetch=_PREFETCH, timeout_seconds=timeout_seconds
+    )
+
+
+def _take_in(file: ScoredFile, prepared: "PreparedPart | None", desk: "_Desk") -> None:
     if prepared is None:
         file.is_read = True
         return
@@ -100,7 +114,7 @@ def _is_finished(file: ScoredFile) -> bool:
     return file.is_read and not file.num_waiting
 
 
-class _Prepared(NamedTuple):
+class PreparedPart(NamedTuple):
     """One part of a file, or why there is none."""
 
     part: FilePart | None
@@ -118,7 +132,7 @@ class _Reader:
         self._at = (-1, 0)
         self._parts: Iterator[FilePart] = iter(())
 
-    def __call__(self, number: int, part: int, slot: Slot) -> _Prepared | None:
+    def __call__(self, number: int, part: int, slot: Slot) -> PreparedPart | None:
         if self._at[0] != number or self._at[1] > part:
             self._parts = self._detector.read_file(self._paths[number], num_threads=self._num_threads)
             self._at = (number, 0)
@@ -128,7 +142,7 @@ class _Reader:
             self._at = (number, self._at[1] + 1)
         return prepared
 
-    def _next(self, place: Place, slot: Slot) -> _Prepared | None:
+    def _next(self, place: Place, slot: Slot) -> PreparedPart | None:
         start = time.perf_counter()
         part, problem = None, ""
         try:
@@ -142,7 +156,7 @@ class _Reader:
             self._parts = iter(())
         elif part is None:
             return None
-        return _Prepared(part, problem, time.perf_counter() - start)
+        return PreparedPart(part, problem, time.perf_counter() - start)
 
 
 class _Desk:
