@@ -8,7 +8,7 @@ from pathlib import Path
 
 from daemons import ClusterError
 
-GRACE_SECONDS = 45
+GRACE_SECONDS = 90
 """Between the signal to a preempted job of partition `low` and its end."""
 NODE_TIMEOUT_SECONDS = 60
 """Silence after which SLURM counts a node as down: longer than a busy or suspended machine keeps its nodes from answering."""

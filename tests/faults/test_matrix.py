@@ -67,7 +67,7 @@ def test_a_killed_loader_worker(cell, lab, moment):
 @moments()
 def test_a_frozen_rank(cell, lab, moment):
     rank = RANK[moment]
-    with cell.train(cell.fault("freeze", moment, rank=rank), overrides=["faults.hang_seconds=20"]) as training:
+    with cell.train(cell.fault("freeze", moment, rank=rank), overrides=["faults.hang_seconds=40"]) as training:
         training.wait_for((cell.run_dir / "exit.json").exists)
         assert cell.exit["code"] == 4
         assert re.match(rf"rank {rank} \(host .*(no sign of life|does not answer)", cell.exit["reason"]), cell.exit
