@@ -105,7 +105,7 @@ def run(arguments: argparse.Namespace) -> str:
     assumed = list(arguments.assume)
     if plan.bytes_per_sample and not any(text.startswith("megabytes_per_clip=") for text in assumed):
         assumed.append(f"megabytes_per_clip={plan.bytes_per_sample / 1e6:.4g}")
-    known = known_costs(assumed, arguments.measured, cluster)
+    known = known_costs(assumed, arguments.measured, config, cluster)
     trained = trainable_sizes(config)
     simulated = [simulate(config, trained, cluster, known.costs, count, arguments.scaling) for count in arguments.gpus]
     problems = [f"{row['gpus']} GPUs: {row['problem']}" for row in simulated if row["problem"]]

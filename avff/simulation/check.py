@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from avff.bench.report import write_report
 from avff.config import Config, save_config
 from avff.errors import TrainingError
@@ -29,6 +31,10 @@ WORKER = "avff.simulation.real_run"
 RANKS = (1, 2, 4)
 THREADS = 1
 """Of each process."""
+LEGEND = (
+    "Ratios are predicted / measured. state: bytes held between updates; stepping: with gradients; all_reduce, all_gather,",
+    "reduce_scatter: bytes of one update; step: its seconds, from those of one process's step and of timed all-reduces.",
+)
 
 
 def check_config(size: str = "tiny", micro_batch_size: int = 8) -> Config:
@@ -49,8 +55,12 @@ def check_config(size: str = "tiny", micro_batch_size: int = 8) -> Config:
     return from_dict(Config, values, where="avff.simulation.check")
 
 
-def run(folder: Path, ranks: Sequence[int] = RANKS, num_updates: int = 10) -> str:
-    """Trains, compares, and returns a table of predicted and measured, which check.json holds, too."""
+def run(folder: Path, num_updates: int = 10) -> str:
+    """Trains, compares, and returns a table of predicted and measured, which check.json holds, too.
+
+    With GPUs there is one for each process: so many of RANKS as there are.
+    """
+    ranks = [count for count in RANKS if not torch.cuda.is_available() or count <= torch.cuda.device_count()]
     config = check_config()
     measured = [measure(config, folder, count, num_updates) for count in ranks]
     alone = next(row["step_seconds"] for row in measured[0]["rows"] if row["zero_stage"] == 0)
@@ -59,7 +69,7 @@ def run(folder: Path, ranks: Sequence[int] = RANKS, num_updates: int = 10) -> st
         links = calibrated(found["all_reduces"], count)
         rows += [compare(config, row, links, alone) for row in found["rows"]]
     about = {"seconds_of_one_process": alone, "all_reduces": [found["all_reduces"] for found in measured]}
-    return write_report(folder / "check.json", rows, about)
+    return "\n".join([write_report(folder / "check.json", rows, about), "", *LEGEND])
 
 
 def measure(config: Config, folder: Path, num_ranks: int, num_updates: int) -> dict[str, Any]:
@@ -92,6 +102,11 @@ def calibrated(all_reduces: Sequence[tuple[int, float]], num_ranks: int) -> Link
     )
 
 
+def turns(num_ranks: int) -> float:
+    """Returns how many times as long passes take where processes outnumber the cores."""
+    return 1.0 if torch.cuda.is_available() else max(1.0, num_ranks * THREADS / len(os.sched_getaffinity(0)))
+
+
 def compare(config: Config, measured: dict[str, Any], links: Links, alone_seconds: float) -> dict[str, Any]:
     """Returns a row: of everything that was measured, the prediction divided by it.
 
@@ -105,8 +120,7 @@ def compare(config: Config, measured: dict[str, Any], links: Links, alone_second
     scaled = replace(scaled, engine=replace(scaled.engine, zero_stage=stage))
     memory, traffic = rank_memory(scaled, trained, ranks), update_traffic(scaled, trained, ranks)
     passes = scaled.accumulation_steps(ranks)
-    # Processes that outnumber the cores take turns.
-    compute = alone_seconds * passes * max(1.0, ranks * THREADS / len(os.sched_getaffinity(0)))
+    compute = alone_seconds * passes * turns(ranks)
     seconds = compute + exposed_seconds(traffic, links, ranks, compute, passes)
     sent = {kind: sum(c.times * c.num_bytes for c in traffic if c.kind == kind) for kind in KINDS}
     stepping = memory.state + (memory.reduced if stage < 3 else 0)  # stage 3 keeps room for gradients all the time

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from avff.config import Config
 from avff.errors import ConfigError
+from avff.models.flops import training_gflops
 from avff.simulation.cluster import Cluster
+from avff.simulation.work import clip_gflops
 from avff.strict_yaml import apply_override, from_dict
 
 
@@ -17,7 +20,8 @@ class Costs:
     """What is not in the config or the cluster; the defaults are assumptions."""
 
     mfu: float = 0.4
-    """Share of the peak that one GPU's forward and backward passes reach, by the FLOP count of avff.models.flops."""
+    """Share of the peak that one GPU's passes reach, critics and passes that are run again counted in; measured files say
+    it of whole updates without them, and are converted."""
     clips_per_second_per_core: float = 120.0
     """That one loader core reads and decodes."""
     megabytes_per_clip: float = 0.26
@@ -46,7 +50,7 @@ class KnownCosts(NamedTuple):
     sources: dict[str, str]
 
 
-def known_costs(assumed: Sequence[str], measured: Sequence[Path], cluster: Cluster) -> KnownCosts:
+def known_costs(assumed: Sequence[str], measured: Sequence[Path], config: Config, cluster: Cluster) -> KnownCosts:
     """Collects costs: defaults < measured files < `name=value`.
 
     Args:
@@ -59,7 +63,7 @@ def known_costs(assumed: Sequence[str], measured: Sequence[Path], cluster: Clust
     values: dict[str, Any] = {}
     sources = {name: f"assumed {name}={value}" for name, value in vars(Costs()).items()}
     for path in measured:
-        for name, value in read_measured(path, cluster).items():
+        for name, value in read_measured(path, config, cluster).items():
             values[name], sources[name] = value, f"measured {name}={value:.4g} ({path})"
     for text in assumed:
         apply_override(values, text)
@@ -69,39 +73,59 @@ def known_costs(assumed: Sequence[str], measured: Sequence[Path], cluster: Clust
     return KnownCosts(costs, {name: sources[name] for name in vars(costs) if getattr(costs, name)})
 
 
-def read_measured(path: Path, cluster: Cluster) -> dict[str, float]:
+def read_measured(path: Path, config: Config, cluster: Cluster) -> dict[str, float]:
     """Returns the costs that a report of tools/bench.py holds, by the columns of its rows.
 
     Raises:
-        ConfigError: no such file, no report, no column that is understood, or measured on another kind of device.
+        ConfigError: no such file, no report, no column that is understood, or measured on another kind of device or
+            another network.
     """
     if not path.is_file():
         raise ConfigError(f"--measured {path}: no such file; tools/bench.py step, loader and checkpoint write them")
     try:
         report = json.loads(path.read_text())
         rows, machine = report["rows"], report["machine"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        columns = list(rows[0])
+    except (json.JSONDecodeError, KeyError, TypeError, IndexError) as error:
         raise ConfigError(
             f"--measured {path}: not a report of tools/bench.py ({error!r}); give its step.json"
         ) from error
+    if "mfu" in columns:
+        gpu = machine.get("gpu")
+        if (gpu is not None) != (cluster.device == "gpu"):
+            raise ConfigError(
+                f"--measured {path}: mfu was measured on {gpu or machine.get('processor')}, but cluster {cluster.name!r} is "
+                f"of device {cluster.device!r}; measure on such a machine, or leave it out and use --assume mfu=..."
+            )
+        return {"mfu": _mfu(path, report, config, cluster)}
     found = {name: best for name, best in (reader(rows) for reader in _READERS) if best is not None}
     if not found:
-        columns = ", ".join(rows[0]) if rows else "none"
         raise ConfigError(
             f"--measured {path}: no column mfu, clips_per_second_per_core, or megabytes with blocked_seconds and "
-            f"total_seconds; its columns are {columns}"
-        )
-    gpu = machine.get("gpu")
-    if "mfu" in found and (gpu is not None) != (cluster.device == "gpu"):
-        raise ConfigError(
-            f"--measured {path}: mfu was measured on {gpu or machine.get('processor')}, but cluster {cluster.name!r} is of "
-            f"device {cluster.device!r}; measure on such a machine, or leave it out and use --assume mfu=..."
+            f"total_seconds; its columns are {', '.join(columns)}"
         )
     return found
 
 
-def _mfu(rows: list[dict[str, Any]]) -> tuple[str, float | None]:
-    return "mfu", _best(rows, "mfu")
+def _mfu(path: Path, report: dict[str, Any], config: Config, cluster: Cluster) -> float:
+    """Returns the best of the rows of this stage, size, precision and checkpointing; a CPU's from its clips per second."""
+    wanted = {
+        "step": "avff",
+        "stage": 1 if config.stage == "pretrain" else 3,
+        "size": config.model.size,
+        "precision": config.engine.precision,
+        "checkpointing": config.model.activation_checkpointing,
+    }
+    rows = [row for row in report["rows"] if all(row.get(name, value) == value for name, value in wanted.items())]
+    if not rows:
+        there = sorted({str({name: row.get(name) for name in wanted}) for row in report["rows"]})
+        raise ConfigError(f"--measured {path}: no row of {wanted}; there are {'; '.join(there)}")
+    all_work = clip_gflops(config, 1)
+    known = [row["mfu"] for row in rows if row["mfu"]]
+    if known:
+        return max(known) * all_work / training_gflops(config)
+    clips_per_second = max(row["clips_per_second"] for row in rows) / report["ranks"]
+    return clips_per_second * all_work / (1e3 * cluster.peak_tflops * report["threads"])
 
 
 def _decoding(rows: list[dict[str, Any]]) -> tuple[str, float | None]:
@@ -122,7 +146,7 @@ def _copying(rows: list[dict[str, Any]]) -> tuple[str, float | None]:
     return "copy_gb_per_second", max(rates, default=None)
 
 
-_READERS = (_mfu, _decoding, _saving, _copying)
+_READERS = (_decoding, _saving, _copying)
 
 
 def _best(rows: list[dict[str, Any]], column: str) -> float | None:

@@ -37,7 +37,7 @@ def _draw_speed(axis: Any, gpus: list[int], rows: Sequence[dict[str, Any]]) -> N
     axis.loglog(gpus, [row["clips_per_second"] for row in rows], "o-", label="clips/s")
     axis.loglog(gpus, [per_gpu[0] * count for count in gpus], "k:", label="linear")
     axis.set_ylabel("clips per second")
-    axis.legend(loc="upper left")
+    axis.legend(loc="lower right")
     twin = axis.twinx()
     twin.plot(gpus, [100 * value / per_gpu[0] for value in per_gpu], "s--", color="tab:green")
     twin.set_ylim(0, 110)
@@ -54,7 +54,7 @@ def _draw_steps(axis: Any, gpus: list[int], rows: Sequence[dict[str, Any]]) -> N
     }
     axis.stackplot(gpus, [[1e3 * row[column] for row in rows] for column in parts.values()], labels=list(parts))
     axis.set_ylabel("step, ms")
-    axis.legend(loc="lower left")
+    axis.legend(loc="upper left")
 
 
 def _draw_memory(axis: Any, gpus: list[int], rows: Sequence[dict[str, Any]], cluster: Cluster) -> None:

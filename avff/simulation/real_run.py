@@ -23,11 +23,8 @@ from avff import distributed
 from avff.batch import UNKNOWN, AVBatch
 from avff.config import Config, load_config
 from avff.engine import process
-from avff.engine.deepspeed_config import critics_zero_stage
-from avff.engine.trainable import Trainable
-from avff.engine.update import Updater
+from avff.engine.update import build_updater
 from avff.objectives import build_objective
-from avff.preprocess import Preprocess
 from avff.simulation.stage import scaled_config
 
 KINDS = {
@@ -112,15 +109,6 @@ class Training:
     def __init__(self, config: Config, device: torch.device):
         self.micro_batches = [make_batch(config) for _ in range(config.accumulation_steps(distributed.world_size()))]
         before = held_bytes()
-        objective = build_objective(config)
-        stage, optim = config.engine.zero_stage, config.optim
-        model = Trainable("model", objective.model, config, zero_stage=stage, learning_rate=optim.learning_rate)
-        critics = None
-        if objective.critics is not None:
-            rate = optim.critic_learning_rate
-            critics = Trainable(
-                "critics", objective.critics, config, zero_stage=critics_zero_stage(config), learning_rate=rate
-            )
         self.held: dict[str, int] = {}
         self._weighs = False
 
@@ -128,8 +116,7 @@ class Training:
             if self._weighs:
                 self.held[phase] = held_bytes() - before
 
-        preprocess = Preprocess(config.clip, config.data.augment)
-        self._updater = Updater(config, objective, model, critics, preprocess, device, mark=mark)
+        self._updater = build_updater(config, build_objective(config), device, mark=mark)
         self._before = before
         self._step = 0
 

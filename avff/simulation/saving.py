@@ -5,7 +5,7 @@ is committed, `lag` seconds later. A failure costs what was done since the last 
 
 Source:
     Young, "A first order approximation to the optimum checkpoint interval", 1974; Daly, "A higher order estimate of the
-    optimum checkpoint interval for restart dumps", 2006: equations 20 (time of a run) and 37 (interval). What they call
+    optimum checkpoint interval for restart dumps", 2006: its complete model of a run's time, and its interval. What they call
     the dump is `blocked` here; `lag`, which they have not, is lost work at each failure, as a restart is.
 """
 
@@ -13,7 +13,7 @@ import math
 
 
 def best_interval(blocked_seconds: float, mean_seconds_between_failures: float) -> float:
-    """Returns the seconds of training between two saves that lose the least time (Daly, equation 37)."""
+    """Returns the seconds of training between two saves that lose the least time (Daly's estimate)."""
     delta, mean = blocked_seconds, mean_seconds_between_failures
     if math.isinf(mean):
         return math.inf
@@ -31,7 +31,7 @@ def goodput(
     restart_seconds: float,
     mean_seconds_between_failures: float,
 ) -> float:
-    """Returns training's share of the time, where failures follow a Poisson process (Daly, equation 20).
+    """Returns training's share of the time, where failures follow a Poisson process (Daly's complete model).
 
     Args:
         interval_seconds: of training between two saves.

@@ -4,21 +4,18 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from avff.config import Config
-from avff.models.flops import critic_gflops, forward_gflops, training_gflops
 from avff.simulation.cluster import Cluster, Links
 from avff.simulation.contrast import contrast_pairs
 from avff.simulation.costs import Costs
 from avff.simulation.memory import rank_memory
 from avff.simulation.parameters import Sizes
 from avff.simulation.traffic import FP32_BYTES, Collective, update_traffic
+from avff.simulation.work import clip_gflops
 
 BACKWARD_SHARE = 2 / 3
 """Of a micro batch's seconds: what communication can hide behind."""
 OPTIMIZER_PASSES = 9
 """Reads and writes of AdamW with an average: weights, gradient, two moments and average read, all but the gradient written."""
-CRITIC_PASSES = 12
-"""Of both critics, in forward passes over the hidden patches: 2 for the model's loss (forward, and back to its input);
-for their own 3 forward (true, predicted, between), 6 backward, 1 for the slopes."""
 TRAINING_CORES = 1.0
 """Of each GPU's share of the node's cores: what its training process itself keeps busy."""
 
@@ -53,14 +50,6 @@ class StepTime(NamedTuple):
     @property
     def total(self) -> float:
         return self.compute + self.exposed + self.contrast + self.optimizer + self.wait
-
-
-def clip_gflops(config: Config, num_ranks: int) -> float:
-    """Returns what one clip really takes: passes that are run again, and critics, included."""
-    forward = sum(forward_gflops(config).values())
-    again = 1.0 if config.passes_per_group(num_ranks) > 1 else 0.0
-    again += 1.0 if config.model.activation_checkpointing == "blocks" else 0.0
-    return training_gflops(config) + again * forward + CRITIC_PASSES * critic_gflops(config)
 
 
 def compute_seconds(config: Config, cluster: Cluster, costs: Costs, num_gpus: int) -> float:

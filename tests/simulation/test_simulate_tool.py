@@ -63,14 +63,44 @@ def test_measured_files_replace_assumptions(run, tmp_path):
         {"loader": "usual", "clips_per_second_per_core": 7.0},
         {"loader": "avff", "clips_per_second_per_core": 99.0},
     ]
+    step = [
+        {"step": "avff", "stage": stage, "size": size, "precision": "bf16", "mfu": mfu}
+        for stage, size, mfu in ((1, "base", 0.3), (1, "base", 0.45), (3, "base", 0.6), (1, "small", 0.7))
+    ]
     save = [{"ranks": 2, "overlap": 1, "megabytes": 4000.0, "blocked_seconds": 0.5, "total_seconds": 4.0}]
     files = []
-    for name, rows in {"step": [{"mfu": 0.3}, {"mfu": 0.45}], "loader": loader, "checkpoint": save}.items():
+    for name, rows in {"step": step, "loader": loader, "checkpoint": save}.items():
         files.append(str(tmp_path / f"{name}.json"))
         Path(files[-1]).write_text(json.dumps({"machine": machine, "rows": rows}))
     _, text, _ = run(STAGE1, "--cluster", H200, "--gpus", "8", "--measured", *files)
-    for value in ("mfu=0.45", "clips_per_second_per_core=99", "save_gb_per_second=0.5", "copy_gb_per_second=4"):
+    for value in ("mfu=0.4635", "clips_per_second_per_core=99", "save_gb_per_second=0.5", "copy_gb_per_second=4"):
         assert f"measured {value} (" in text
+
+
+def test_speed_of_another_network_is_refused_and_a_cpus_follows_from_its_clips(run, tmp_path):
+    row = {"step": "avff", "stage": 1, "size": "tiny", "precision": "fp32", "mfu": None, "clips_per_second": 20.0}
+    report = {"machine": {"gpu": None, "processor": "Xeon"}, "ranks": 1, "threads": 1, "rows": [row]}
+    (tmp_path / "step.json").write_text(json.dumps(report))
+    words = (
+        "--cluster",
+        str(ROOT / "configs/clusters/laptop_cpu.yaml"),
+        "--gpus",
+        "1",
+        "--measured",
+        str(tmp_path / "step.json"),
+    )
+    code, _, error = run(STAGE1, *words)
+    assert code == 2
+    assert (
+        "no row of {'step': 'avff', 'stage': 1, 'size': 'base', 'precision': 'bf16', 'checkpointing': 'none'}; there are"
+        in error
+    )
+    config = [str(ROOT / "configs/demo/stage1.yaml"), "engine.precision=fp32", "model.size=tiny"]
+    code, _, _ = run(*config, *words, "--assume", "clips_per_second_per_core=1e9", "--samples", "1000")
+    assert code == 0
+    report = json.loads(next((tmp_path / "out").glob("*-laptop_cpu.json")).read_text())
+    # The process was measured on one core and has both here; the optimizer takes a little.
+    assert report["rows"][0]["clips_per_second"] == pytest.approx(40, rel=0.05)
 
 
 def test_speed_of_another_kind_of_machine_is_refused(run, tmp_path):
