@@ -33,7 +33,8 @@ THREADS = 1
 """Of each process."""
 LEGEND = (
     "Ratios are predicted / measured. state: bytes held between updates; stepping: with gradients; all_reduce, all_gather,",
-    "reduce_scatter: bytes of one update; step: its seconds, from those of one process's step and of timed all-reduces.",
+    "reduce_scatter: bytes of one update; step: its seconds, from those of one process's step and of timed all-reduces;",
+    "CPU: core seconds of each process, without communication. Steps of several processes need a quiet machine.",
 )
 
 
@@ -63,12 +64,12 @@ def run(folder: Path, num_updates: int = 10) -> str:
     ranks = [count for count in RANKS if not torch.cuda.is_available() or count <= torch.cuda.device_count()]
     config = check_config()
     measured = [measure(config, folder, count, num_updates) for count in ranks]
-    alone = next(row["step_seconds"] for row in measured[0]["rows"] if row["zero_stage"] == 0)
+    alone = next(row for row in measured[0]["rows"] if row["zero_stage"] == 0)
     rows = []
     for count, found in zip(ranks, measured, strict=True):
         links = calibrated(found["all_reduces"], count)
         rows += [compare(config, row, links, alone) for row in found["rows"]]
-    about = {"seconds_of_one_process": alone, "all_reduces": [found["all_reduces"] for found in measured]}
+    about = {"one_process": alone, "all_reduces": [found["all_reduces"] for found in measured]}
     return "\n".join([write_report(folder / "check.json", rows, about), "", *LEGEND])
 
 
@@ -107,12 +108,12 @@ def turns(num_ranks: int) -> float:
     return 1.0 if torch.cuda.is_available() else max(1.0, num_ranks * THREADS / len(os.sched_getaffinity(0)))
 
 
-def compare(config: Config, measured: dict[str, Any], links: Links, alone_seconds: float) -> dict[str, Any]:
+def compare(config: Config, measured: dict[str, Any], links: Links, alone: dict[str, Any]) -> dict[str, Any]:
     """Returns a row: of everything that was measured, the prediction divided by it.
 
     Args:
         measured: of `avff.simulation.real_run.measure`.
-        alone_seconds: of the step of a single process, with the same micro batch.
+        alone: the same of a single process under stage 0, with the same micro batch.
     """
     ranks, stage = measured["ranks"], measured["zero_stage"]
     scaled = scaled_config(config, ranks, "weak")
@@ -120,7 +121,7 @@ def compare(config: Config, measured: dict[str, Any], links: Links, alone_second
     scaled = replace(scaled, engine=replace(scaled.engine, zero_stage=stage))
     memory, traffic = rank_memory(scaled, trained, ranks), update_traffic(scaled, trained, ranks)
     passes = scaled.accumulation_steps(ranks)
-    compute = alone_seconds * passes * turns(ranks)
+    compute = alone["step_seconds"] * passes * turns(ranks)
     seconds = compute + exposed_seconds(traffic, links, ranks, compute, passes)
     sent = {kind: sum(c.times * c.num_bytes for c in traffic if c.kind == kind) for kind in KINDS}
     stepping = memory.state + (memory.reduced if stage < 3 else 0)  # stage 3 keeps room for gradients all the time
@@ -131,8 +132,9 @@ def compare(config: Config, measured: dict[str, Any], links: Links, alone_second
         "state MB": measured["state_bytes"] / 1e6,
         "state": memory.state / measured["state_bytes"],
         "stepping": stepping / measured["stepping_bytes"],
-        **{kind: sent[kind] / counted[kind] if counted.get(kind) else None for kind in KINDS},
+        **{kind: sent[kind] / counted[kind] if ranks > 1 and counted.get(kind) else None for kind in KINDS},
         "predicted ms": 1e3 * seconds,
         "measured ms": 1e3 * measured["step_seconds"],
+        "CPU": alone["cpu_seconds"] * passes / measured["cpu_seconds"],
         "step": seconds / measured["step_seconds"],
     }
