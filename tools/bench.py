@@ -14,6 +14,7 @@ from avff.errors import AvffError
 BENCHMARKS = {
     "seek": "avff.bench.seek",
     "checkpoint": "avff.bench.saves",
+    "loader": "avff.bench.loader",
     "predict": "avff.bench.predict",
 }
 """Subcommand -> module with `add_arguments(parser)` and `run(arguments)`, which returns the table; its docstring is the help."""
@@ -22,6 +23,8 @@ EPILOG = """\
 examples:
   python tools/bench.py seek
   python tools/bench.py checkpoint --parameters 100_000_000 --folder /scratch/bench
+  python tools/bench.py loader --input videos/ --workers 0 4 8 --clips 512
+  python tools/bench.py loader --memory --steps 10000
   python tools/bench.py predict --input videos/ --size base --workers 8
   python tools/bench.py seek --config configs/stage1_kinetics.yaml --steps 100 100000
 """

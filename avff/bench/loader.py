@@ -1,0 +1,257 @@
+"""Loader: clips per second by number of workers, beside webdataset's own pipeline and the usual way.
+
+Four loaders take turns on the same clips (16 frames of 224 pixels at 5 per second with 3.2 s of sound by default):
+
+  avff         avff's train loader on shards of profile `pretrain`: plan, index, checks, batches of uint8
+  webdataset   webdataset's own pipeline on these shards, with the same decoders and batches
+  usual        decord on the source file for the same windows, PIL resize, float32, Kaldi filter bank, torch DataLoader
+  whole file   the same with 16 frames spread over the whole file and all of its sound, as Open-AVFF reads
+
+clips_per_second_per_core counts the CPU seconds of all processes, the start of workers included, so it holds on a busy
+machine; clips_per_second is by the clock. `page cache`: files are in memory. `cold`: the kernel was asked to drop them
+before (posix_fadvise); disk_megabytes says what this machine then read from its disk, and a virtual disk may have its own
+cache. to_usual compares clips per second per core with `usual` of the same turn.
+
+--memory reads steps instead, and shows whether the memory of trainer and workers grows.
+"""
+
+import argparse
+import gc
+import os
+import resource
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+
+from avff.bench import loader_memory
+from avff.bench.report import write_report
+from avff.bench.seek import repeat_clips
+from avff.bench.stock_webdataset import webdataset_batches
+from avff.bench.usual_loader import stretches, usual_batches, whole_files
+from avff.build_config import BuildConfig
+from avff.building.build import build_shards
+from avff.building.plan import plan_build
+from avff.building.sources import read_sources
+from avff.config import Config, DecoderName
+from avff.data.decoders import DEFAULT_DECODER
+from avff.data.plan import Plan, build_plan
+from avff.data.quarantine import Quarantine
+from avff.data.samples import Sample
+from avff.data.selection import open_directories
+from avff.data.shards import ShardDirectory, open_directory, read_sample
+from avff.data.stream import train_loader
+from avff.data.views import AVView
+from avff.errors import ConfigError
+from avff.media.synthetic import generate_general_videos
+from avff.strict_yaml import from_dict
+
+NUM_GENERATED = 4
+PREFETCH_STEPS = 2
+
+
+class Contender(NamedTuple):
+    """One loader.
+
+    Attributes:
+        batches: called with `num_workers`, reads all clips.
+        files: that it reads.
+    """
+
+    name: str
+    num_clips: int
+    batches: Callable[..., Iterator[Any]]
+    files: Sequence[Path]
+
+
+class Turn(NamedTuple):
+    clips_per_second: float
+    clips_per_second_per_core: float
+    disk_megabytes: float
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--input", type=Path, metavar="FOLDER", help="media to build shards of (default: generated)")
+    parser.add_argument(
+        "--shards", type=Path, metavar="DIR", help="read these shards, and without --input nothing else"
+    )
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser.add_argument("--clips", type=int, default=128, help="that avff and webdataset read per turn (default 128)")
+    parser.add_argument("--usual-clips", type=int, default=16, help="that the usual way reads per turn (default 16)")
+    parser.add_argument("--batch", type=int, default=16, help="clips per batch (default 16)")
+    parser.add_argument(
+        "--decoder", choices=get_args(DecoderName), default=DEFAULT_DECODER, help="of avff and webdataset"
+    )
+    parser.add_argument("--windows", type=int, default=1, help="data.windows_per_sample of avff (default 1)")
+    parser.add_argument("--rounds", type=int, default=3, help="medians are shown (default 3)")
+    parser.add_argument("--memory", action="store_true", help="read --steps steps of small clips and watch the memory")
+    parser.add_argument("--steps", type=int, default=10_000, help="for --memory (default 10000)")
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Measures all loaders in turns and returns the table."""
+    if arguments.memory:
+        return loader_memory.run(arguments)
+    torch.set_num_threads(1)  # as in a worker
+    contenders = make_contenders(arguments)
+    turns: dict[tuple[str, int, str], list[Turn]] = {}
+    for contender in contenders:
+        measure(contender, 0)  # imports, caches
+    for _ in range(arguments.rounds):
+        for cache in ("page cache", "cold"):
+            for num_workers in arguments.workers:
+                for contender in contenders:
+                    if cache == "cold":
+                        drop(contender.files)
+                    turns.setdefault((contender.name, num_workers, cache), []).append(measure(contender, num_workers))
+    rows = [
+        {
+            "loader": name,
+            "workers": num_workers,
+            "cache": cache,
+            **{field: statistics.median(getattr(turn, field) for turn in found) for field in Turn._fields},
+            "to_usual": _ratio(found, turns.get(("usual", num_workers, cache))),
+        }
+        for (name, num_workers, cache), found in turns.items()
+    ]
+    about = {name: _plain(value) for name, value in vars(arguments).items() if name != "run"}
+    return write_report(arguments.folder / "loader.json", rows, about)
+
+
+def measure(contender: Contender, num_workers: int) -> Turn:
+    """Reads all clips once, from the start of the workers to their end."""
+    gc.collect()
+    cpu_before, blocks_before = _used()
+    start = time.perf_counter()
+    for _ in contender.batches(num_workers=num_workers):
+        pass
+    seconds = time.perf_counter() - start
+    cpu_after, blocks_after = _used()
+    return Turn(
+        contender.num_clips / seconds,
+        contender.num_clips / (cpu_after - cpu_before),
+        (blocks_after - blocks_before) * 512 / 1e6,
+    )
+
+
+def _used() -> tuple[float, int]:
+    """Returns CPU seconds and disk blocks read, of this process and all that ended."""
+    own, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu_seconds = own.ru_utime + own.ru_stime + ended.ru_utime + ended.ru_stime
+    return cpu_seconds, own.ru_inblock + ended.ru_inblock
+
+
+def drop(files: Sequence[Path]) -> None:
+    """Asks the kernel to forget what it holds of some files."""
+    for path in files:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)  # what is not on the disk yet cannot be dropped
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(descriptor)
+
+
+def _ratio(turns: list[Turn], usual: list[Turn] | None) -> float | None:
+    if usual is None:
+        return None
+    pairs = zip(turns, usual, strict=True)
+    return statistics.median(turn.clips_per_second_per_core / other.clips_per_second_per_core for turn, other in pairs)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+# ------------------------------------------------------------------------------------------- what is read
+
+
+def make_contenders(arguments: argparse.Namespace) -> list[Contender]:
+    batch = arguments.batch
+    if any(arguments.clips % (batch * max(1, workers)) for workers in arguments.workers):
+        raise ConfigError(
+            f"--clips {arguments.clips} is not a multiple of --batch {batch} x each of --workers {arguments.workers}, so "
+            "that webdataset's workers cannot share the batches evenly"
+        )
+    media, samples, directory = find_clips(arguments)
+    config = make_config(directory, batch, arguments.windows)
+    plan, view = build_plan(config, open_directories(config.data.train)), AVView(config.clip, arguments.decoder)
+    tars = [directory.path / shard.name for shard in directory.shards]
+    num_batches = arguments.clips // batch
+    ours = partial(avff_batches, plan, view, config, num_steps=num_batches)
+    stock = partial(webdataset_batches, tars, view, num_batches=num_batches, batch_size=batch)
+    contenders = [
+        Contender("avff", arguments.clips, ours, tars),
+        Contender("webdataset", arguments.clips, stock, tars),
+    ]
+    if media is None:
+        return contenders
+    for name, found in (("usual", stretches(samples, media)), ("whole file", whole_files(samples, media))):
+        usual = partial(usual_batches, found, config.clip, num_clips=arguments.usual_clips, batch_size=batch)
+        files = sorted({part.path for part in found})
+        contenders.append(Contender(name, arguments.usual_clips, usual, files))
+    return contenders
+
+
+def avff_batches(plan: Plan, view: AVView, config: Config, *, num_steps: int, num_workers: int) -> Iterator[Any]:
+    """Yields steps as a run of one rank reads them."""
+    return train_loader(
+        plan,
+        view,
+        rank=0,
+        world_size=1,
+        micro_batch_size=config.engine.micro_batch_size,
+        group_size=config.group_size,
+        num_workers=num_workers,
+        prefetch_steps=PREFETCH_STEPS,
+        steps=range(num_steps),
+        timeout_seconds=config.faults.decode_timeout_seconds,
+        quarantine=Quarantine((), samples_per_step=plan.samples_per_step),
+    )
+
+
+def make_config(directory: ShardDirectory, batch: int, windows: int) -> Config:
+    """Returns a config that reads all of a directory; labels do not matter here."""
+    values = {
+        "name": "bench",
+        "stage": "finetune",
+        "data": {
+            "train": [{"path": str(directory.path)}],
+            "train_split": "",
+            "labels": "any",
+            "windows_per_sample": windows,
+        },
+        "engine": {"global_batch_size": batch, "micro_batch_size": batch},
+    }
+    return from_dict(Config, values, where="tools/bench.py")
+
+
+def find_clips(arguments: argparse.Namespace) -> tuple[Path | None, list[Sample], ShardDirectory]:
+    """Returns the folder of source files, usable samples of them, and shards to read.
+
+    Shards that are built here hold every sample under many keys, so that no clip is read twice in a turn.
+    """
+    if arguments.shards:
+        directory = open_directory(arguments.shards)
+        return arguments.input, usable_samples(directory), directory
+    folder = arguments.folder / "loader" / (arguments.input.name if arguments.input else "generated")
+    media = arguments.input or generated_media(folder)
+    built = folder / "clips"
+    config = BuildConfig(mode="frame")
+    build_shards(plan_build(read_sources(media, split="train", is_fake=0), built, config))
+    samples = usable_samples(open_directory(built))
+    shards = folder / f"shards_{arguments.clips}"
+    if not (shards / "manifest.json").is_file():
+        repeat_clips(samples, shards, arguments.clips)
+    return media, samples, open_directory(shards)
+
+
+def usable_samples(directory: ShardDirectory) -> list[Sample]:
+    return [read_sample(directory, row) for row in directory.rows if row.status == ("OK",)]
+
+
+def generated_media(folder: Path) -> Path:
+    generate_general_videos(folder / "media", num_clips=NUM_GENERATED, seed=0, num_workers=1, progress=False)
+    return folder / "media" / "videos"

@@ -1,0 +1,102 @@
+"""tools/bench.py loader: what it reads, counts and writes, not how fast anything is."""
+
+import itertools
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import bench
+
+from avff.bench.loader import Contender, find_clips, measure
+from avff.bench.usual_loader import UsualClips, stretches, whole_files
+from avff.config import ClipConfig
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("bench")
+
+
+def arguments_of(folder, *more):
+    return [
+        "loader",
+        "--folder",
+        str(folder),
+        "--clips",
+        "4",
+        "--usual-clips",
+        "2",
+        "--batch",
+        "2",
+        "--rounds",
+        "1",
+        *more,
+    ]
+
+
+def test_every_loader_has_a_row_per_cache_and_number_of_workers(folder, capsys):
+    assert bench.main(arguments_of(folder, "--workers", "0", "1")) == 0
+    report = json.loads((folder / "loader.json").read_text())
+    kinds = [(row["loader"], row["cache"], row["workers"]) for row in report["rows"]]
+    names = ["avff", "webdataset", "usual", "whole file"]
+    assert sorted(kinds) == sorted(itertools.product(names, ["page cache", "cold"], [0, 1]))
+    for row in report["rows"]:
+        assert row["clips_per_second"] > 0 and row["clips_per_second_per_core"] > 0
+    usual = {(row["cache"], row["workers"]): row for row in report["rows"] if row["loader"] == "usual"}
+    for row in report["rows"]:
+        beside = usual[row["cache"], row["workers"]]
+        ratio = row["clips_per_second_per_core"] / beside["clips_per_second_per_core"]
+        assert row["to_usual"] == pytest.approx(ratio)
+    assert "to_usual" in capsys.readouterr().out
+
+
+def test_shards_without_their_sources_are_compared_with_webdataset_only(folder):
+    shards = folder / "loader" / "generated" / "shards_4"
+    assert bench.main(arguments_of(folder, "--workers", "0", "--shards", str(shards))) == 0
+    rows = json.loads((folder / "loader.json").read_text())["rows"]
+    assert {row["loader"] for row in rows} == {"avff", "webdataset"} and {row["to_usual"] for row in rows} == {None}
+
+
+def test_batches_that_workers_cannot_share_are_refused(folder, capsys):
+    assert bench.main(arguments_of(folder, "--workers", "0", "3")) == 2
+    assert "--clips 4 is not a multiple of --batch 2 x each of --workers [0, 3]" in capsys.readouterr().err
+
+
+def test_the_usual_way_shows_the_same_pictures_and_sound_as_the_shards(folder):
+    media, samples, _ = find_clips(bench.parse_arguments(arguments_of(folder)))
+    clip = ClipConfig()
+    for found in (stretches(samples, media), whole_files(samples, media)):
+        dataset = UsualClips(found, clip, len(found))
+        for video_CTHW, mel_MF in (dataset[index] for index in range(len(found))):
+            assert video_CTHW.shape == (3, 16, 224, 224) and mel_MF.shape == (1024, 128)
+            assert video_CTHW.std() > 0.1 and np.isfinite(mel_MF.numpy()).all()
+
+
+def test_cpu_seconds_of_processes_that_ended_count():
+    def work(num_workers):
+        pid = os.fork()
+        if pid == 0:
+            start = os.times()
+            while os.times().user - start.user < 0.5:
+                pass
+            os._exit(0)
+        os.waitpid(pid, 0)
+        yield None
+
+    turn = measure(Contender("work", 1, work, ()), 0)
+    assert turn.clips_per_second_per_core < 1 / 0.5
+
+
+def test_memory_is_read_at_regular_steps(folder):
+    assert bench.main(arguments_of(folder, "--memory", "--steps", "40", "--workers", "2")) == 0
+    rows = json.loads((folder / "loader-memory.json").read_text())["rows"]
+    assert [row["step"] for row in rows] == [str(step) for step in range(4, 41, 4)] + ["growth per 1000"]
+    assert all(row["workers_uss_megabytes"] > 1 and row["trainer_rss_megabytes"] > 10 for row in rows[:-1])
