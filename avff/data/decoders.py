@@ -29,7 +29,7 @@ class Video(NamedTuple):
 
 
 def open_video(data: bytes, decoder: DecoderName) -> Video:
-    """Opens mp4 in memory; it and `Video.read` raise `errors_of(decoder)` for what cannot be decoded."""
+    """Opens mp4 in memory; it and `Video.read` raise `errors_of(decoder)` or MemoryError."""
     return _OPEN[decoder](data)
 
 
@@ -78,7 +78,16 @@ def _open_torchcodec(data: bytes) -> Video:
 
     # `exact` looks at every packet first: 2 % of the time, and the number of frames is counted, not stated.
     reader = VideoDecoder(data, dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-    return Video(len(reader), lambda frames: reader.get_frames_at(frames).data.numpy())
+
+    def read(frames: list[int]) -> np.ndarray:
+        try:
+            return reader.get_frames_at(frames).data.numpy()
+        except RuntimeError as error:
+            if "aten::empty" in str(error):  # why it failed is said on stderr alone
+                raise MemoryError from error
+            raise
+
+    return Video(len(reader), read)
 
 
 _OPEN = {"decord": _open_decord, "torchcodec": _open_torchcodec}
