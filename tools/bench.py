@@ -15,6 +15,7 @@ BENCHMARKS = {
     "seek": "avff.bench.seek",
     "checkpoint": "avff.bench.saves",
     "loader": "avff.bench.loader",
+    "media": "avff.bench.media",
     "predict": "avff.bench.predict",
 }
 """Subcommand -> module with `add_arguments(parser)` and `run(arguments)`, which returns the table; its docstring is the help."""
@@ -25,6 +26,7 @@ examples:
   python tools/bench.py checkpoint --parameters 100_000_000 --folder /scratch/bench
   python tools/bench.py loader --input videos/ --workers 0 4 8 --clips 512
   python tools/bench.py loader --memory --steps 10000
+  python tools/bench.py media --input videos/ --profiles pretrain
   python tools/bench.py predict --input videos/ --size base --workers 8
   python tools/bench.py seek --config configs/stage1_kinetics.yaml --steps 100 100000
 """
