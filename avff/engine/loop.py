@@ -17,6 +17,7 @@ from avff.engine.decisions import Decisions
 from avff.engine.ledger import Ledger
 from avff.engine.metrics_log import MetricsLog
 from avff.engine.origin import Origin
+from avff.engine.prefetch import LookAhead
 from avff.engine.rates import Rates
 from avff.engine.run_data import RunData
 from avff.engine.saver import SaveOutcome, Saver
@@ -97,6 +98,7 @@ class Loop:
             )
         )
         self.rates = Rates(updater.device, training_gflops(config) * 1e9, state.get("first_start_unix", time.time()))
+        self._ahead: LookAhead | None = None
         self._last_save: SaveOutcome | None = None
         self._reopens_data = False
         self._warned_of_grace = False
@@ -139,7 +141,9 @@ class Loop:
                 data_wait = time.monotonic() - waiting_since
                 started = time.monotonic()
                 report, votes = self._update(batch, stop)
-                self.rates.count(self.config.engine.global_batch_size, data_wait, time.monotonic() - started)
+                idle = self._ahead.idle_seconds if self._ahead else 0.0
+                seconds = time.monotonic() - started
+                self.rates.count(self.config.engine.global_batch_size, data_wait + idle, seconds - idle)
                 if not self._has_rewound(report, bar):
                     self._finish_step(report, votes, bar)
                 if votes.stop:
@@ -153,7 +157,8 @@ class Loop:
             self._reopens_data = False
             steps = self.decisions.plan_steps(self.step, self.config.optim.num_steps)
             with closing(self.data.train_steps(steps, self.decisions.quarantine)) as batches:
-                for batch in self._watched("reading data", batches):
+                self._ahead = LookAhead(batches, self.updater.prefetcher)
+                for batch in self._watched("reading data", self._ahead):
                     yield batch
                     if self._reopens_data:
                         break
@@ -167,7 +172,7 @@ class Loop:
 
     def _update(self, batch: StepBatch, stop: StopFlag) -> tuple[UpdateReport, Votes]:
         own_votes = [float(stop.is_set), float(len(batch.substitutions)), *self.saver.votes()]
-        report = self.updater.update(self.step, batch.micro_batches, own_votes)
+        report = self.updater.update(self.step, batch.micro_batches, own_votes, self._look_ahead)
         votes = Votes(report.votes[0] > 0, round(report.votes[1]), report.votes[2:])
         self.step += 1
         self.watchdog.mark("writing metrics", self.step)
@@ -181,6 +186,11 @@ class Loop:
                 self.ledger.skipped(self.step, self.updater.bad_batches, report.gradient_norms)
         self._note_save(self.saver.advance(votes.saving))
         return report, votes
+
+    def _look_ahead(self) -> None:
+        if self._ahead:
+            self.watchdog.mark("reading data", self.step)
+            self._ahead.look_ahead()
 
     def _replace(self, batch: StepBatch) -> None:
         """Records replaced clips; a collective. What this run gives up for good, all ranks leave out from here on."""

@@ -12,6 +12,7 @@ from avff import distributed, seeding
 from avff.batch import AVBatch, ModelInputs
 from avff.config import Config
 from avff.engine.deepspeed_config import critics_zero_stage
+from avff.engine.prefetch import DevicePrefetcher
 from avff.engine.schedule import learning_rate_factor
 from avff.engine.trainable import Trainable
 from avff.models.compiling import compile_blocks
@@ -70,6 +71,7 @@ class Updater:
         self.critics = critics
         self.preprocess = preprocess
         self.device = device
+        self.prefetcher = DevicePrefetcher(device)
         self.mark = mark
         self.bad_batches: list[BadBatch] = []
 
@@ -77,20 +79,28 @@ class Updater:
     def trainables(self) -> list[Trainable]:
         return [self.model] if self.critics is None else [self.model, self.critics]
 
-    def update(self, step: int, micro_batches: Sequence[AVBatch], votes: Sequence[float] = ()) -> UpdateReport:
+    def update(
+        self,
+        step: int,
+        micro_batches: Sequence[AVBatch],
+        votes: Sequence[float] = (),
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> UpdateReport:
         """Makes update `step`, or skips it on all ranks; a collective.
 
         Args:
             micro_batches: this rank's share of the global batch.
             votes: numbers of this rank that are summed over ranks within the one all-reduce of the step.
+            meanwhile: called once the device has been given all its work, before the wait for it.
         """
         # Nothing should draw from torch's own generator; what does all the same repeats after a resume.
         torch.manual_seed(seeding.derive_seed(self.config.seed, "step", step, distributed.rank()))
         cached = self._cache_contrast(step, micro_batches)
         per_micro_batch = []
-        for index, batch in enumerate(micro_batches):
+        for index in range(len(micro_batches)):
             self.mark("computing", step)
-            per_micro_batch.append(self._forward_backward(batch, cached[index], index))
+            per_micro_batch.append(self._forward_backward(micro_batches, cached[index], index))
+        meanwhile()
         self.mark("agreeing", step)
         report = self._agree(per_micro_batch, votes)
         if not report.applied:
@@ -110,18 +120,20 @@ class Updater:
         cached: list[CachedContrast] = []
         for start in range(0, len(micro_batches), count):
             self.mark("computing", step)
-            group = micro_batches[start : start + count]
-            cached += self.objective.cache_group(self.model, map(self._inputs, group))
+            group = (self._inputs(micro_batches, index) for index in range(start, start + count))
+            cached += self.objective.cache_group(self.model, group)
         return cached
 
-    def _inputs(self, batch: AVBatch) -> ModelInputs:
-        return self.preprocess(move(batch, self.device), training=True)
+    def _inputs(self, micro_batches: Sequence[AVBatch], index: int) -> ModelInputs:
+        return self.preprocess(self.prefetcher.take(micro_batches, index), training=True)
 
-    def _forward_backward(self, batch: AVBatch, cached: CachedContrast | None, index: int) -> dict[str, Tensor]:
+    def _forward_backward(
+        self, micro_batches: Sequence[AVBatch], cached: CachedContrast | None, index: int
+    ) -> dict[str, Tensor]:
         if index:
             for trainable in self.trainables:
                 trainable.step()  # ends the micro batch before this one
-        losses = self.objective.model_losses(self.model, self.critics, self._inputs(batch), cached)
+        losses = self.objective.model_losses(self.model, self.critics, self._inputs(micro_batches, index), cached)
         self.model.backward(losses.total)
         terms = dict(losses.terms)
         if self.critics is not None:
@@ -131,10 +143,15 @@ class Updater:
         return terms
 
     def _agree(self, per_micro_batch: list[dict[str, Tensor]], votes: Sequence[float]) -> UpdateReport:
-        """Sums votes, gradient norms and losses over ranks: one collective and one wait for the device per step."""
+        """Sums votes, gradient norms and losses over ranks: one collective and one wait for the device per step.
+
+        Nothing before it waits (tests/engine/test_waiting.py). Skipping an update has to be decided on the host, and
+        DeepSpeed's step, which follows, reads gradient norms there as well, once per parameter group.
+        """
         names = list(per_micro_batch[0])
         means = [torch.stack([terms[name].double() for terms in per_micro_batch]).mean() for name in names]
         squares = [trainable.gradient_square_sum() for trainable in self.trainables]
+        # Last, for copying numbers to a GPU begins the wait: what has been queued till here is computed meanwhile.
         own_votes = torch.tensor(votes, dtype=torch.float64, device=self.device)
         total = distributed.all_reduce_sum(torch.cat([own_votes, torch.stack(squares + means)])).tolist()
         sums, square_sums, term_sums = (total[part] for part in _consecutive(len(votes), len(squares), len(means)))
@@ -187,13 +204,6 @@ def build_updater(
 def _consecutive(*lengths: int) -> list[slice]:
     stops = list(itertools.accumulate(lengths))
     return [slice(stop - length, stop) for stop, length in zip(stops, lengths, strict=True)]
-
-
-def move(batch: AVBatch, device: torch.device) -> AVBatch:
-    """Returns the batch with its tensors on the device."""
-    tensors = {name: value for name, value in batch._asdict().items() if isinstance(value, Tensor)}
-    moved: dict[str, Any] = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
-    return batch._replace(**moved)
 
 
 def _find_bad(micro_batches: Sequence[AVBatch], per_micro_batch: list[dict[str, Tensor]]) -> list[BadBatch]:

@@ -12,8 +12,8 @@ from avff.batch import AVBatch, ModelInputs
 from avff.config import Config
 from avff.data.selection import StoredSample
 from avff.engine.fragments import WEIGHTS
+from avff.engine.prefetch import move
 from avff.engine.trainable import Trainable
-from avff.engine.update import move
 from avff.errors import EvaluationError
 from avff.evaluation import metrics
 from avff.evaluation.aggregate import Logits, WindowScore, aggregate, probability
