@@ -14,6 +14,7 @@ from avff.errors import AvffError
 BENCHMARKS = {
     "seek": "avff.bench.seek",
     "checkpoint": "avff.bench.saves",
+    "step": "avff.bench.step",
     "loader": "avff.bench.loader",
     "media": "avff.bench.media",
     "predict": "avff.bench.predict",
@@ -26,6 +27,7 @@ examples:
   python tools/bench.py checkpoint --parameters 100_000_000 --folder /scratch/bench
   python tools/bench.py loader --input videos/ --workers 0 4 8 --clips 512
   python tools/bench.py loader --memory --steps 10000
+  python tools/bench.py step --size base --against eager
   python tools/bench.py media --input videos/ --profiles pretrain
   python tools/bench.py predict --input videos/ --size base --workers 8
   python tools/bench.py seek --config configs/stage1_kinetics.yaml --steps 100 100000
