@@ -19,7 +19,9 @@ STATE_KEYS = ("exp_avg", "exp_avg_sq", "ema")
 
 
 class AdamWithEma(torch.optim.AdamW):
-    """AdamW whose state also holds `ema`, the moving average of the weights.
+    """torch's fused AdamW, one pass over memory, whose state also holds `ema`, the moving average of the weights.
+
+    `num_updates` in the state counts as Adam's own `step` does, which lies on the device, where reading it would wait for it.
 
     Attributes:
         paused: while true, `step` changes nothing. DeepSpeed runs all of its own bookkeeping around
@@ -27,15 +29,16 @@ class AdamWithEma(torch.optim.AdamW):
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float, ema_decay: float):
-        super().__init__(groups, betas=betas, eps=eps)
+        super().__init__(groups, betas=betas, eps=eps, fused=True)
         self.ema_decay = ema_decay
         self.paused = False
 
-    def init_state(self, weights: Tensor) -> dict[str, Tensor]:
+    def init_state(self, weights: Tensor) -> dict[str, Any]:
         """Returns the state of one parameter or ZeRO shard, made on first use; the average starts at the weights."""
         state = self.state[weights]
         if not state:
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros((), device=weights.device)
+            state["num_updates"] = 0
             state["exp_avg"] = torch.zeros_like(weights)
             state["exp_avg_sq"] = torch.zeros_like(weights)
             state["ema"] = weights.detach().clone()
@@ -48,8 +51,22 @@ class AdamWithEma(torch.optim.AdamW):
         weights = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         states = [self.init_state(p) for p in weights]
         super().step()
-        for parameter, state in zip(weights, states, strict=True):
-            state["ema"].lerp_(parameter, 1 - ema_decay_at(int(state["step"]), self.ema_decay))
+        for state in states:
+            state["num_updates"] += 1
+        if weights:  # with many ranks, one may own nothing
+            shares = [1 - ema_decay_at(state["num_updates"], self.ema_decay) for state in states]
+            torch._foreach_lerp_([state["ema"] for state in states], weights, shares)
+
+    @property
+    def num_updates(self) -> int:
+        """Updates applied so far."""
+        return max((state["num_updates"] for state in self.state.values()), default=0)
+
+    def restore(self, num_updates: int) -> None:
+        """Continues after so many updates; moments and averages are the caller's to load."""
+        for state in self.state.values():
+            state["num_updates"] = num_updates
+            state["step"].fill_(num_updates)
 
 
 def ema_decay_at(num_updates: int, decay: float) -> float:

@@ -3,7 +3,6 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from avff import distributed
@@ -110,11 +109,9 @@ class Trainable:
     @property
     def num_updates(self) -> int:
         """Updates applied so far, skipped ones not counted."""
-        steps = [int(state["step"]) for state in self.optimizer.state.values()]
-        return max(steps, default=0)
+        return self.optimizer.num_updates
 
     def restore(self, num_updates: int) -> None:
         """Ends a load: sets Adam's step and hands the loaded weights to the forward pass; a collective."""
-        for state in self.optimizer.state.values():
-            state["step"] = torch.tensor(float(num_updates))
+        self.optimizer.restore(num_updates)
         fragments.publish_weights(self.engine)
