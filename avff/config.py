@@ -587,6 +587,12 @@ class Config:
     def _check_encoders(self) -> None:
         finetune, depth = self.finetune, self.model.encoder.depth
         _require(
+            not (self.engine.compile and self.engine.zero_stage == 3 and finetune.encoders != "train"),
+            f"engine.compile with engine.zero_stage 3 needs finetune.encoders=train, found {finetune.encoders!r}: DeepSpeed "
+            "takes weights away in the middle of a compiled block whose input is frozen; set engine.zero_stage=1, for "
+            "what is frozen has no gradient and no optimizer state to share out",
+        )
+        _require(
             self.stage == "finetune" or finetune.encoders == "train",
             f"finetune.encoders is {finetune.encoders!r}, but stage 'pretrain' trains whole encoders; it is a choice of "
             "stage 'finetune'",

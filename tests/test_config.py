@@ -139,6 +139,13 @@ def test_a_choice_of_what_learns_that_cannot_be_is_refused(finetune, message):
         from_dict(Config, values, "x")
 
 
+def test_compiled_blocks_that_zero_3_would_take_apart_are_refused():
+    values = {"name": "a", "stage": "finetune", "data": {"labels": "known"}, "finetune": {"encoders": "lora"}}
+    with pytest.raises(ConfigError, match=re.escape("set engine.zero_stage=1")):
+        from_dict(Config, {**values, "engine": {"compile": True, "zero_stage": 3}}, "x")
+    from_dict(Config, {**values, "engine": {"compile": True, "zero_stage": 2}}, "x")
+
+
 @pytest.mark.parametrize(
     ("micro", "group", "ranks", "expected"),
     [

@@ -13,6 +13,15 @@ def critics_zero_stage(config: Config) -> int:
     return min(config.engine.zero_stage, 1)
 
 
+def gathers_whole_blocks(config: Config) -> bool:
+    """True where ZeRO-3 gathers and releases transformer blocks as a whole.
+
+    Not with frozen encoders: the first block that learns has an input without gradient, for which DeepSpeed releases
+    weights at the beginning of the block's backward pass; only its own linear function fetches them once more.
+    """
+    return config.finetune.encoders == "train"
+
+
 def deepspeed_config(config: Config, *, world_size: int, zero_stage: int) -> dict[str, Any]:
     """Returns what `deepspeed.initialize` wants for one trainable.
 
@@ -36,9 +45,9 @@ def deepspeed_config(config: Config, *, world_size: int, zero_stage: int) -> dic
             "stage": zero_stage,
             "reduce_bucket_size": BUCKET_ELEMENTS,
             "allgather_bucket_size": BUCKET_ELEMENTS,
-            # True would replace torch's linear function in the whole process by one of DeepSpeed's (ZeRO-3), which adds
-            # the bias in bf16 and whose backward pass, compiled, returns wrong gradients without an error.
-            "memory_efficient_linear": False,
+            # True replaces torch's linear function in the whole process by one of DeepSpeed's (ZeRO-3), which adds the
+            # bias in bf16 and whose backward pass, compiled, returns wrong gradients without an error.
+            "memory_efficient_linear": not gathers_whole_blocks(config),
         },
         # The client optimizer is ours (avff.engine.optimizer): it keeps the average of the weights.
         "zero_allow_untested_optimizer": True,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from avff import distributed
 from avff.config import Config
 from avff.engine import fragments
-from avff.engine.deepspeed_config import deepspeed_config
+from avff.engine.deepspeed_config import deepspeed_config, gathers_whole_blocks
 from avff.engine.optimizer import AdamWithEma, parameter_groups, set_learning_rates
 from avff.models.freeze import frozen_names
 from avff.models.transformer import Block
@@ -39,7 +39,7 @@ class Trainable:
         import deepspeed  # chooses its accelerator on import: only after avff.engine.process.start
 
         self.name = name
-        if zero_stage == 3:
+        if zero_stage == 3 and gathers_whole_blocks(config):
             # Blocks are gathered whole: fewer, larger messages, and no hook inside what is compiled.
             deepspeed.utils.set_z3_leaf_modules(module, [Block], raise_if_not_found=False)
         groups = parameter_groups(module, config.optim, learning_rate=learning_rate, new_names=new_names)

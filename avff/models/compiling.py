@@ -20,9 +20,9 @@ def compile_blocks(model: nn.Module, **options: Any) -> None:
     Args:
         options: for `torch.compile`, such as `backend`.
     """
-    import torch._dynamo  # a second or two, which only those who compile have to wait
+    from torch._dynamo import config  # a second or two, which only those who compile have to wait
 
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, MAX_GRAPHS)
+    config.recompile_limit = max(config.recompile_limit, MAX_GRAPHS)
     for module in model.modules():
         if isinstance(module, Block):
             module.forward = torch.compile(module.forward, fullgraph=True, dynamic=False, **options)  # type: ignore[method-assign]
