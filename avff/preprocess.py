@@ -48,6 +48,8 @@ class Preprocess:
         self.augment = augment
         self._window_N = torch.hann_window(clip.window_samples)
         self._filters_GF = mel_filters(clip)
+        self._mean_C11 = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+        self._std_C11 = torch.tensor(IMAGENET_STD).view(3, 1, 1)
 
     def __call__(self, batch: AVBatch, *, training: bool) -> ModelInputs:
         """Augments (in training), resizes and normalises video; turns sound into a normalised log-mel.
@@ -56,6 +58,7 @@ class Preprocess:
             ConfigError: the batch's frames or samples are not those of `clip`.
         """
         self._check(batch)
+        self._move_tables(batch.video_BTHWC.device)
         seed_B = batch.seed_B
         return ModelInputs(
             video_BTCHW=self._video(batch.video_BTHWC, seed_B if training else None),
@@ -65,6 +68,12 @@ class Preprocess:
             video_is_fake_B=batch.video_is_fake_B,
             audio_is_fake_B=batch.audio_is_fake_B,
         )
+
+    def _move_tables(self, device: torch.device) -> None:
+        """Copies constants to the device once: to copy numbers to a GPU is to wait for all that is queued there."""
+        if self._window_N.device != device:
+            self._window_N, self._filters_GF = self._window_N.to(device), self._filters_GF.to(device)
+            self._mean_C11, self._std_C11 = self._mean_C11.to(device), self._std_C11.to(device)
 
     def _check(self, batch: AVBatch) -> None:
         _, frames, height, width, _ = batch.video_BTHWC.shape
@@ -79,10 +88,10 @@ class Preprocess:
 
     def _video(self, video_BTHWC: Tensor, seed_B: Tensor | None) -> Tensor:
         box = whole_square(video_BTHWC) if seed_B is None else self._random_box(video_BTHWC, seed_B)
-        video_BTCHW = resize_boxes(video_BTHWC, box, self.clip.image_size) / 255.0
+        video_BTCHW = resize_boxes(video_BTHWC, box, self.clip.image_size).div_(255.0)
         if seed_B is not None:
-            video_BTCHW = self._jitter(video_BTCHW, seed_B)
-        return normalise_video(video_BTCHW)
+            self._jitter(video_BTCHW, seed_B)
+        return video_BTCHW.sub_(self._mean_C11).div_(self._std_C11)
 
     def _random_box(self, video_BTHWC: Tensor, seed_B: Tensor) -> CropBox:
         stored_side = video_BTHWC.shape[2]
@@ -92,13 +101,13 @@ class Preprocess:
         room_B = stored_side - side_B
         return CropBox(top_B * room_B, left_B * room_B, side_B, flip_B < self.augment.flip_probability)
 
-    def _jitter(self, video_BTCHW: Tensor, seed_B: Tensor) -> Tensor:
-        """Changes contrast about the clip's own mean, then brightness; all frames of a clip alike."""
+    def _jitter(self, video_BTCHW: Tensor, seed_B: Tensor) -> None:
+        """Changes contrast about the clip's own mean, then brightness, in place; all frames of a clip alike."""
         draw_B2 = seeding.uniform(seed_B, "colour", 2) * 2 - 1
         contrast_B = (1 + self.augment.contrast * draw_B2[:, 0]).view(-1, 1, 1, 1, 1)
         brightness_B = (1 + self.augment.brightness * draw_B2[:, 1]).view(-1, 1, 1, 1, 1)
         mean_B = video_BTCHW.mean(dim=(1, 2, 3, 4), keepdim=True)
-        return (((video_BTCHW - mean_B) * contrast_B + mean_B) * brightness_B).clamp(0, 1)
+        video_BTCHW.sub_(mean_B).mul_(contrast_B).add_(mean_B).mul_(brightness_B).clamp_(0, 1)
 
     def _mel(self, waveform_BN: Tensor, seed_B: Tensor | None) -> Tensor:
         if seed_B is not None:
@@ -107,8 +116,6 @@ class Preprocess:
             if self.augment.audio_noise_std > 0:
                 noise_BN = seeding.normal(seed_B, "audio_noise", waveform_BN.shape[1])
                 waveform_BN = waveform_BN + self.augment.audio_noise_std * noise_BN
-        device = waveform_BN.device
-        self._window_N, self._filters_GF = self._window_N.to(device), self._filters_GF.to(device)
         mel_BMF = log_mel(waveform_BN, self._window_N, self._filters_GF, self.clip)
         return (mel_BMF - self.clip.mel_mean) / self.clip.mel_std
 
@@ -154,13 +161,6 @@ def resample_weights(start_B: Tensor, length_B: Tensor, flip_B: Tensor, stored: 
     pixel_H = torch.arange(stored, device=start_B.device) + 0.5
     weights_BhH = (1 - (pixel_H - centre_Bh1).abs() / scale_B11.clamp_min(1)).clamp_min(0)
     return weights_BhH / weights_BhH.sum(-1, keepdim=True)
-
-
-def normalise_video(video_BTCHW: Tensor) -> Tensor:
-    """[0, 1] to the ImageNet normalisation that the models read."""
-    mean_C11 = video_BTCHW.new_tensor(IMAGENET_MEAN).view(3, 1, 1)
-    std_C11 = video_BTCHW.new_tensor(IMAGENET_STD).view(3, 1, 1)
-    return (video_BTCHW - mean_C11) / std_C11
 
 
 # ------------------------------------------------------------------------------------------- sound

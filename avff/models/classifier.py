@@ -46,7 +46,8 @@ class AttentivePool(nn.Module):
         features_BLD = F.gelu(self.compare(pair_BLD))
         weights_BNL = self.query(features_BLD).float().softmax(dim=1).transpose(1, 2).to(features_BLD.dtype)
         values_BNLD = features_BLD.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return self.norm((weights_BNL.unsqueeze(2) @ values_BNLD).flatten(1))
+        pooled_BD = (weights_BNL.unsqueeze(2) @ values_BNLD).flatten(1)
+        return self.norm(pooled_BD.to(self.norm.weight.dtype))  # fp32 under autocast, on a CPU as on a GPU
 
 
 class Head(nn.Module):

@@ -118,7 +118,7 @@ def join_slices(tokens_BSLD: Tensor) -> Tensor:
 
 
 def take_slices(tokens_BSLD: Tensor, slices_BS: Tensor) -> Tensor:
-    """Gathers whole slices per clip, in the order asked for.
+    """Gathers whole slices per clip, in the order asked for; what a slice holds may have any shape.
 
     Args:
         slices_BS: int64 indices; as many per clip for every clip, so shapes stay static.

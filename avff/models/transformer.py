@@ -28,7 +28,9 @@ class Attention(nn.Module):
 
     def attend(self, qkv_BLD: Tensor) -> Tensor:
         """Mixes the values of a sequence by its queries and keys, which lie beside one another in `qkv_BLD`."""
-        q, k, v = rearrange(qkv_BLD, "b l (three n d) -> three b n l d", three=3, n=self.heads)
+        # Views of one tensor, apart before they are turned: the backward pass puts their gradients together in one copy.
+        parts_BLND = rearrange(qkv_BLD, "b l (three n d) -> b l three n d", three=3, n=self.heads).unbind(2)
+        q, k, v = (part_BLND.transpose(1, 2) for part_BLND in parts_BLND)
         return self.proj(rearrange(F.scaled_dot_product_attention(q, k, v), "b n l d -> b l (n d)"))
 
 

@@ -17,9 +17,11 @@ def generator_loss(critics: nn.Module, video_BKP: Tensor, audio_BKP: Tensor) -> 
     Args:
         critics: bare or wrapped by DeepSpeed. The wrapper is passed by, for it would take this pass for one of its
             own steps and refuse a backward pass that it does not run.
+        video_BKP, audio_BKP: predicted patches; the critics judge them in their precision, which is that of training.
     """
-    module = getattr(critics, "module", critics)
-    with frozen(module):
+    module, precision = getattr(critics, "module", critics), video_BKP.dtype
+    autocast = torch.autocast(video_BKP.device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+    with frozen(module), autocast:
         video, audio = module(video_BKP, audio_BKP)
     return -(video.score_BK.mean() + audio.score_BK.mean())
 

@@ -156,13 +156,13 @@ class PretrainObjective:
         )
 
     def _hidden_patches(self, inputs: ModelInputs, output: PretrainOutput) -> HiddenPatches:
-        slices = self.config.clip.num_slices
-        video_BLP = patchify_video(inputs.video_BTCHW, self.config.model).float()
-        audio_BLP = patchify_audio(inputs.mel_BMF, self.config.model).float()
-        return HiddenPatches(
-            join_slices(take_slices(split_slices(video_BLP, slices), output.masks.audio_visible_BS)),
-            join_slices(take_slices(split_slices(audio_BLP, slices), output.masks.video_visible_BS)),
-        )
+        # A slice is a run of time: whole frames, cut out before they become patches.
+        slices, net = self.config.clip.num_slices, self.config.model
+        video_BSTCHW = inputs.video_BTCHW.unflatten(1, (slices, -1))
+        mel_BSMF = inputs.mel_BMF.unflatten(1, (slices, -1))
+        hidden_BTCHW = take_slices(video_BSTCHW, output.masks.audio_visible_BS).flatten(1, 2)
+        hidden_BMF = take_slices(mel_BSMF, output.masks.video_visible_BS).flatten(1, 2)
+        return HiddenPatches(patchify_video(hidden_BTCHW, net).float(), patchify_audio(hidden_BMF, net).float())
 
     def _targets(self, inputs: ModelInputs, output: PretrainOutput) -> HiddenPatches:
         hidden = self._hidden_patches(inputs, output)

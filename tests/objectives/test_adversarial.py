@@ -45,6 +45,15 @@ def test_generator_passes_by_the_engine_and_the_critics_step_goes_through_it() -
     assert wrapped.passes == 1
 
 
+def test_generator_is_judged_in_the_precision_of_its_predictions() -> None:
+    critics, inputs = Critics(12, 5, 8), make_inputs()
+    loss = generator_loss(critics, inputs.video_fake_BKP.bfloat16(), inputs.audio_fake_BKP.bfloat16())
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = critics(inputs.video_fake_BKP, inputs.audio_fake_BKP)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, -sum(output.score_BK.mean() for output in expected))
+
+
 def test_frozen_parameters_thaw_after_an_error() -> None:
     critics = Critics(12, 5, 8)
     with pytest.raises(KeyError), frozen(critics):

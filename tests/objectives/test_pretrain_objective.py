@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from avff.config import Config
-from avff.models.patches import join_slices, split_slices
+from avff.models.patches import join_slices, patchify_audio, patchify_video, split_slices
 from avff.objectives import PretrainObjective, build_objective
 
 
@@ -31,6 +31,18 @@ def test_total_is_the_weighted_sum_of_its_terms(config, make_inputs) -> None:
     torch.testing.assert_close(step.total.detach(), expected)
     assert step.total.dtype == torch.float32 and not any(term.requires_grad for term in terms.values())
     assert {"loss", "temperature", "a2v_cosine", "v2a_cosine"} <= terms.keys()
+
+
+def test_targets_are_the_hidden_patches(config, make_inputs) -> None:
+    """Cut out of the clip as whole frames, they are those of the whole clip's patches."""
+    objective, inputs, net = build_objective(config), make_inputs(config), config.model
+    output = objective.model(inputs.video_BTCHW, inputs.mel_BMF, inputs.seed_B)
+    hidden, slices = objective._hidden_patches(inputs, output), config.clip.num_slices
+    video_BSLP = split_slices(patchify_video(inputs.video_BTCHW, net), slices)
+    audio_BSLP = split_slices(patchify_audio(inputs.mel_BMF, net), slices)
+    for clip, (video_S, audio_S) in enumerate(zip(*output.masks, strict=True)):
+        assert torch.equal(hidden.video_BKP[clip], video_BSLP[clip, audio_S].flatten(0, 1))
+        assert torch.equal(hidden.audio_BKP[clip], audio_BSLP[clip, video_S].flatten(0, 1))
 
 
 def test_what_has_no_weight_is_neither_built_nor_counted(tiny_config, make_inputs) -> None:
