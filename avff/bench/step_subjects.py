@@ -1,0 +1,263 @@
+"""What `bench step` measures: our update and the eager one, on clips that stay on the device."""
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from avff import distributed
+from avff.batch import AVBatch, ModelInputs
+from avff.bench.eager_model import EagerStep
+from avff.config import Config
+from avff.data.quarantine import Quarantine
+from avff.engine.run_data import RunData
+from avff.engine.update import build_updater
+from avff.objectives import build_objective
+from avff.preprocess import Preprocess
+from avff.seeding import derive_seed
+
+PARTS = ("preprocess_seconds", "network_seconds", "optimizer_seconds")
+LOADER_WARM_UP_STEPS = 2
+
+
+class Measurement(NamedTuple):
+    """What one setting took.
+
+    Attributes:
+        columns: what tells it from other settings of the same network and batch.
+        step_seconds: of one update, one value per round.
+        parts: seconds by `PARTS`; None where they were not told apart.
+        loss, gradient_norm: of the first update, before clipping.
+        first_step_seconds: with what is compiled, loaded or tuned on first use.
+        peak_gib: most memory of an update: weights, optimizer state, activations.
+    """
+
+    columns: dict[str, Any]
+    step_seconds: list[float]
+    parts: dict[str, float | None]
+    loss: float
+    gradient_norm: float
+    first_step_seconds: float
+    peak_gib: float | None
+    loader_step_seconds: float | None = None
+
+
+def cached_batch(config: Config, device: torch.device) -> AVBatch:
+    """Clips of noise, of this rank, where an update reads them."""
+    clip, count = config.clip, config.engine.micro_batch_size
+    rng = torch.Generator().manual_seed(derive_seed(config.seed, "bench", distributed.rank()))
+    side = clip.load_size
+    video = torch.randint(0, 256, (count, clip.num_frames, side, side, 3), dtype=torch.uint8, generator=rng)
+    sound = 0.1 * torch.randn(count, clip.num_samples, generator=rng)
+    seeds = torch.randint(0, 2**62, (count,), generator=rng)
+    labels = torch.arange(count) % 2
+    tensors: list[Tensor] = [torch.zeros(count, dtype=torch.float64), seeds, video, sound, labels, labels, labels]
+    return AVBatch(tuple(f"clip{i}" for i in range(count)), (-1,) * count, *(tensor.to(device) for tensor in tensors))
+
+
+class Clock:
+    """Seconds between named moments, with the device's queue run empty at each."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds: dict[str, float] = {}
+        self._name = ""
+        self._since = 0.0
+
+    def switch(self, name: str) -> str:
+        """Ends what was going on and begins `name` (nothing, if empty); returns what ended."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now, ended = time.perf_counter(), self._name
+        if ended:
+            self.seconds[ended] = self.seconds.get(ended, 0.0) + now - self._since
+        self._name, self._since = name, now
+        return ended
+
+
+class _TimedPreprocess(Preprocess):
+    """Preprocessing that tells a clock when it runs, while there is one."""
+
+    clock: Clock | None = None
+
+    def __call__(self, batch: AVBatch, *, training: bool) -> ModelInputs:
+        if self.clock is None:
+            return super().__call__(batch, training=training)
+        before = self.clock.switch("preprocess_seconds")
+        inputs = super().__call__(batch, training=training)
+        self.clock.switch(before)
+        return inputs
+
+
+class Subject:
+    """Something whose updates are timed; subclasses say what an update is."""
+
+    columns: dict[str, Any]
+
+    def __init__(self, config: Config, device: torch.device, make: Callable[[], Callable[[int], tuple[float, float]]]):
+        self.config = config
+        self.device = device
+        self._memory = PeakMemory(device)
+        self._update = make()
+        self._memory.note_state()
+        self._step = 0
+        self._step_seconds: list[float] = []
+        self._parts: dict[str, float | None] = dict.fromkeys(PARTS)
+        self._loader_step_seconds: float | None = None
+
+    def update(self) -> tuple[float, float]:
+        found = self._update(self._step)
+        self._step += 1
+        return found
+
+    def _timed(self, num_steps: int) -> float:
+        clock = Clock(self.device)
+        clock.switch("all")
+        for _ in range(num_steps):
+            self.update()
+        clock.switch("")
+        return clock.seconds["all"] / num_steps
+
+    def warm_up(self) -> None:
+        """Makes the first update, if that was not yet made."""
+        if self._step:
+            return
+        clock = Clock(self.device)
+        clock.switch("first")
+        self.loss, self.gradient_norm = self.update()
+        clock.switch("")
+        self.first_step_seconds = clock.seconds["first"]
+
+    def time_round(self, num_steps: int) -> None:
+        with self._memory:
+            self._step_seconds.append(self._timed(num_steps))
+
+    def time_parts(self) -> None:
+        """Measures the parts of an update, where it can tell them apart."""
+
+    def measurement(self) -> Measurement:
+        """Returns what was measured since the last call."""
+        step_seconds, self._step_seconds = self._step_seconds, []
+        return Measurement(
+            columns=self.columns,
+            step_seconds=step_seconds,
+            parts=self._parts,
+            loss=self.loss,
+            gradient_norm=self.gradient_norm,
+            first_step_seconds=self.first_step_seconds,
+            peak_gib=self._memory.peak_gib,
+            loader_step_seconds=self._loader_step_seconds,
+        )
+
+
+class OurSubject(Subject):
+    """The engine's own update."""
+
+    def __init__(self, config: Config, device: torch.device):
+        engine, again = config.engine, config.model.activation_checkpointing
+        self.columns = {
+            "step": "avff",
+            "precision": engine.precision,
+            "zero": engine.zero_stage,
+            "compile": "on" if engine.compile else "off",
+            "checkpointing": again,
+        }
+        self._clock: Clock | None = None
+        super().__init__(config, device, self._make)
+
+    def _make(self) -> Callable[[int], tuple[float, float]]:
+        config = self.config
+        self.updater = build_updater(config, build_objective(config), self.device, mark=self._mark)
+        self.preprocess = self.updater.preprocess = _TimedPreprocess(config.clip, config.data.augment)
+        batch = cached_batch(config, self.device)
+
+        def update(step: int) -> tuple[float, float]:
+            report = self.updater.update(step, [batch])
+            return report.terms["loss"], report.gradient_norms["model"]
+
+        return update
+
+    def _mark(self, phase: str, step: int) -> None:
+        if self._clock is not None:
+            self._clock.switch("network_seconds" if phase == "computing" else "optimizer_seconds")
+
+    def time_parts(self) -> None:
+        self._clock = self.preprocess.clock = Clock(self.device)
+        self.update()
+        self._clock.switch("")
+        self._parts = {name: self._clock.seconds[name] for name in PARTS}
+        self._clock = self.preprocess.clock = None
+
+    def time_loader(self, config: Config, num_steps: int) -> None:
+        """Measures updates that read shards: seconds per step once the loader's workers have started."""
+        data, clock = RunData(config), Clock(self.device)
+        steps = range(LOADER_WARM_UP_STEPS + num_steps)
+        nothing = Quarantine((), samples_per_step=data.plan.samples_per_step)
+        with closing(data.train_steps(steps, nothing)) as batches:
+            for index, batch in enumerate(batches):
+                self.updater.update(self._step + index, batch.micro_batches)
+                if index + 1 == LOADER_WARM_UP_STEPS:
+                    clock.switch("all")
+        clock.switch("")
+        self._loader_step_seconds = clock.seconds["all"] / num_steps
+
+
+class EagerSubject(Subject):
+    """The unfused fp32 implementation (avff.bench.eager_model)."""
+
+    columns = {"step": "eager", "precision": "fp32", "zero": None, "compile": "off", "checkpointing": "none"}  # noqa: RUF012
+
+    def __init__(self, config: Config, device: torch.device):
+        super().__init__(config, device, self._make)
+
+    def _make(self) -> Callable[[int], tuple[float, float]]:
+        step, batch = EagerStep(self.config, self.device), cached_batch(self.config, self.device)
+        return lambda number: step.update(number, batch)
+
+
+class PeakMemory:
+    """Most memory that one subject has held, though others live in the same process: its state, and what a step adds.
+
+    On a GPU from torch's allocator; on Linux without one, resident memory of the process, whose peak can be reset.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._before = self._now()
+        self._state = 0
+        self._added = 0
+
+    @property
+    def peak_gib(self) -> float:
+        return (self._state + self._added) / 2**30
+
+    def note_state(self) -> None:
+        self._state = max(0, self._now() - self._before)
+
+    def __enter__(self) -> None:
+        self._reset()
+        self._before = self._now()
+
+    def __exit__(self, *error: object) -> None:
+        self._added = max(self._added, self._peak() - self._before)
+
+    def _now(self) -> int:
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else _status("VmRSS")
+
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _status("VmHWM")
+
+    def _reset(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, proc(5)
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))

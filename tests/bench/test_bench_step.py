@@ -1,0 +1,49 @@
+"""tools/bench.py step: what it measures and writes, not how long it takes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+
+import bench
+
+pytestmark = pytest.mark.slow
+
+CLIP = ["clip.num_frames=8", "clip.image_size=32", "clip.hop_samples=100", "clip.num_mel_bins=32", "clip.num_slices=4"]
+LITTLE = ["--size", "tiny", "--batch", "2", "--rounds", "2", "--set", *CLIP, "model.critic_width=32"]
+LITTLE += ["engine.num_threads=1"]
+
+
+def measure(folder: Path, *arguments: str) -> list[dict]:
+    assert bench.main(["step", "--folder", str(folder), *LITTLE, *arguments]) == 0
+    return json.loads((folder / "step.json").read_text())["rows"]
+
+
+def test_against_eager(tmp_path):
+    eager, fp32, bf16 = measure(tmp_path, "--against", "eager")
+    assert [row["step"] for row in (eager, fp32, bf16)] == ["eager", "avff", "avff"]
+    assert (fp32["precision"], bf16["precision"]) == ("fp32", "bf16")
+    assert abs(fp32["loss_change"]) < 1e-4 and abs(fp32["norm_change"]) < 1e-4
+    assert 0 < abs(bf16["loss_change"]) < 0.02 and abs(bf16["norm_change"]) < 0.02
+    assert eager["speedup"] == 1.0 and fp32["speedup"] > 0
+    parts = [fp32[name] for name in ("preprocess_seconds", "network_seconds", "optimizer_seconds")]
+    assert min(parts) > 0
+    assert fp32["clips_per_second"] == pytest.approx(2 / fp32["step_seconds"])
+
+
+def test_products_of_settings_and_the_real_loader(tmp_path):
+    choices = ["--stage", "1", "3", "--precision", "bf16", "--zero", "0", "3", "--loader", "generated", "--rounds", "1"]
+    rows = measure(tmp_path, *choices, "--activation-checkpointing", "cheap")
+    settings = [(row["stage"], row["zero"], row["checkpointing"]) for row in rows]
+    assert settings == [(1, 0, "cheap"), (1, 3, "cheap"), (3, 0, "cheap"), (3, 3, "cheap")]
+    for row in rows:
+        assert row["data_tax"] > 0 and row["peak_gib"] >= 0 and row["mfu"] is None
+        assert abs(row["loss_change"]) < 1e-5 and abs(row["norm_change"]) < 1e-5
+
+
+def test_eager_is_pretraining_only(tmp_path, capsys):
+    assert bench.main(["step", "--folder", str(tmp_path), *LITTLE, "--stage", "3", "--against", "eager"]) == 2
+    assert "write --stage 1" in capsys.readouterr().err
