@@ -14,6 +14,7 @@ from avff.batch import AVBatch, ModelInputs
 from avff.bench.eager_model import EagerStep
 from avff.config import Config
 from avff.data.quarantine import Quarantine
+from avff.engine.prefetch import LookAhead
 from avff.engine.run_data import RunData
 from avff.engine.update import build_updater
 from avff.objectives import build_objective
@@ -198,8 +199,9 @@ class OurSubject(Subject):
         steps = range(LOADER_WARM_UP_STEPS + num_steps)
         nothing = Quarantine((), samples_per_step=data.plan.samples_per_step)
         with closing(data.train_steps(steps, nothing)) as batches:
-            for index, batch in enumerate(batches):
-                self.updater.update(self._step + index, batch.micro_batches)
+            ahead = LookAhead(batches, self.updater.prefetcher)
+            for index, batch in enumerate(ahead):
+                self.updater.update(self._step + index, batch.micro_batches, meanwhile=ahead.look_ahead)
                 if index + 1 == LOADER_WARM_UP_STEPS:
                     clock.switch("all")
         clock.switch("")
