@@ -24,7 +24,6 @@ import resource
 import socket
 import struct
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -32,6 +31,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from avff.data.reused_memory import lend
 from avff.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -154,10 +154,7 @@ class Receiver:
         return self._read(number, head_bytes)
 
     def _read(self, number: int, head_bytes: int) -> Any:
-        # Every array of the value keeps `lent` alive, and nothing else does.
-        lent = self._files[number].view()
-        weakref.finalize(lent, self.released.append, number).atexit = False
-        memory = lent.data
+        memory = lend(self._files[number], lambda: self.released.append(number))
         pickled, sizes = pickle.loads(memory[:head_bytes])
         return pickle.loads(pickled, buffers=[memory[part] for part in _ranges(head_bytes, sizes)])
 

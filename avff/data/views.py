@@ -14,6 +14,7 @@ from avff.batch import AVBatch, Clip
 from avff.config import ClipConfig, DecoderName
 from avff.data.decode import decode_frames, decode_sound
 from avff.data.decoders import DEFAULT_DECODER, require_decoder
+from avff.data.reused_memory import ReusedMemory
 from avff.data.samples import Sample
 from avff.data.windows import Span, spans, window_labels
 from avff.errors import ShardError
@@ -45,6 +46,7 @@ class AVView:
         require_decoder(decoder)
         self.clip = clip
         self.decoder = decoder
+        self._memory = ReusedMemory()
 
     def train_clips(self, sample: Sample, seeds: Sequence[int]) -> list[Clip]:
         """Cuts one random window per seed, each of one track: the known speaker's, else any that is long enough.
@@ -94,12 +96,16 @@ class AVView:
             tracks=tuple(clip.track for clip in clips),
             start_seconds_B=torch.tensor([clip.start_seconds for clip in clips], dtype=torch.float64),
             seed_B=torch.tensor([clip.seed for clip in clips], dtype=torch.int64),
-            video_BTHWC=torch.from_numpy(np.stack([clip.video_THWC for clip in clips])),
+            video_BTHWC=torch.from_numpy(self._stack([clip.video_THWC for clip in clips])),
             waveform_BN=torch.from_numpy(np.stack([clip.waveform_N for clip in clips])),
             is_fake_B=torch.tensor([clip.is_fake for clip in clips], dtype=torch.int64),
             video_is_fake_B=torch.tensor([clip.video_is_fake for clip in clips], dtype=torch.int64),
             audio_is_fake_B=torch.tensor([clip.audio_is_fake for clip in clips], dtype=torch.int64),
         )
+
+    def _stack(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        shape = len(arrays), *arrays[0].shape
+        return np.stack(arrays, out=self._memory.empty(shape, arrays[0].dtype))
 
     def _cut(self, sample: Sample, span: Span, starts: list[int], seeds: list[int]) -> list[Clip]:
         """Cuts windows of one track; frames that several windows share are decoded once."""
