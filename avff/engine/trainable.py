@@ -51,6 +51,9 @@ class Trainable:
             optimizer=self.optimizer,
             config=deepspeed_config(config, world_size=distributed.world_size(), zero_stage=zero_stage),
         )[0]
+        if zero_stage == 0 and distributed.world_size() == 1:
+            # There is nothing to reduce; DeepSpeed would copy all gradients into one buffer and back.
+            self.engine.enable_backward_allreduce = False
         for _ in self.fragments():
             pass  # makes the optimizer state now, so that a checkpoint before the first update is complete
 
