@@ -7,14 +7,15 @@ INSTALLED := $(VENV)/.installed
 # Two processes share small machines: one thread each is faster than fighting for cores.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: help demo test test-quick test-faults test-cluster lint install clean
+.PHONY: help demo bench test test-quick test-faults test-cluster lint install clean
 
 help:
 	@echo "make demo        generate data, train all three stages, evaluate, predict   (10 minutes on 2 cores)"
-	@echo "make test        all tests but the long ones with real faults               (25 minutes on 2 cores)"
+	@echo "make bench       measure decoding, loader, training step, prediction, checkpoints   (10 minutes on 2 cores)"
+	@echo "make test        all tests but the long ones with real faults               (30 minutes on 2 cores)"
 	@echo "make test-quick  tests that neither train nor start processes               (2 minutes)"
 	@echo "make test-faults every fault at every moment, in real runs of two processes (30 minutes on 2 cores)"
-	@echo "make test-cluster real jobs on a SLURM of two nodes that it starts; needs root  (15 minutes on 2 cores)"
+	@echo "make test-cluster real jobs on a SLURM of two nodes that it starts; needs root  (20 minutes on 2 cores)"
 	@echo "make lint        ruff and mypy"
 	@echo "make install     create $(VENV) and install avff with the versions of constraints.txt"
 
@@ -32,6 +33,15 @@ $(INSTALLED): setup.py constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/avff demo
+
+# docs/performance.md names these; AVFF_REAL_CLIPS, a folder of video, takes the place of generated media.
+bench: $(INSTALLED)
+	$(BIN)/python tools/bench.py media $(if $(AVFF_REAL_CLIPS),--input $(AVFF_REAL_CLIPS))
+	$(BIN)/python tools/bench.py loader $(if $(AVFF_REAL_CLIPS),--input $(AVFF_REAL_CLIPS))
+	$(BIN)/python tools/bench.py step --size base --batch 1 --rounds 2 --against eager
+	$(BIN)/python tools/bench.py predict
+	$(BIN)/python tools/bench.py checkpoint
+	$(BIN)/python tools/bench.py seek
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m "not faults and not cluster"
