@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 
 # Two processes share small machines: one thread each is faster than fighting for cores.
 export OMP_NUM_THREADS ?= 1
+# Ranks that test-faults kills at random moments, after the tests.
+SOAK_KILLS ?= 10
 
 .PHONY: help demo bench test test-quick test-faults test-cluster lint install clean
 
@@ -51,7 +53,7 @@ test-quick: $(INSTALLED)
 
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults
-	$(BIN)/python tests/faults/soak.py --kills 10
+	$(BIN)/python tests/faults/soak.py --kills $(SOAK_KILLS)
 
 test-cluster: $(INSTALLED)
 	AVFF_REQUIRE_CLUSTER=1 $(BIN)/python -m pytest -m cluster
