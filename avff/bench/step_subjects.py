@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +33,7 @@ class Measurement(NamedTuple):
         parts: seconds by `PARTS`; None where they were not told apart.
         loss, gradient_norm: of the first update, before clipping.
         first_step_seconds: with what is compiled, loaded or tuned on first use.
-        peak_gib: most memory of an update: weights, optimizer state, activations.
+        peak_gib: most memory of an update on a GPU: weights, optimizer state, activations.
     """
 
     columns: dict[str, Any]
@@ -222,44 +221,31 @@ class EagerSubject(Subject):
 
 
 class PeakMemory:
-    """Most memory that one subject has held, though others live in the same process: its state, and what a step adds.
+    """Most memory of a GPU that one subject has held, though others live in the same process: its state and what a step adds.
 
-    On a GPU from torch's allocator; on Linux without one, resident memory of the process, whose peak can be reset.
+    Without a GPU nothing is known: memory of a process that is freed is not given back at once.
     """
 
     def __init__(self, device: torch.device):
         self.device = device
         self._before = self._now()
-        self._state = 0
-        self._added = 0
+        self._state = self._added = 0
 
     @property
-    def peak_gib(self) -> float:
-        return (self._state + self._added) / 2**30
+    def peak_gib(self) -> float | None:
+        return (self._state + self._added) / 2**30 if self.device.type == "cuda" else None
 
     def note_state(self) -> None:
-        self._state = max(0, self._now() - self._before)
+        self._state = self._now() - self._before
 
     def __enter__(self) -> None:
-        self._reset()
         self._before = self._now()
-
-    def __exit__(self, *error: object) -> None:
-        self._added = max(self._added, self._peak() - self._before)
-
-    def _now(self) -> int:
-        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else _status("VmRSS")
-
-    def _peak(self) -> int:
-        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else _status("VmHWM")
-
-    def _reset(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, proc(5)
 
+    def __exit__(self, *error: object) -> None:
+        if self.device.type == "cuda":
+            self._added = max(self._added, torch.cuda.max_memory_allocated(self.device) - self._before)
 
-def _status(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
+    def _now(self) -> int:
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0

@@ -40,7 +40,7 @@ def test_products_of_settings_and_the_real_loader(tmp_path):
     settings = [(row["stage"], row["zero"], row["checkpointing"]) for row in rows]
     assert settings == [(1, 0, "cheap"), (1, 3, "cheap"), (3, 0, "cheap"), (3, 3, "cheap")]
     for row in rows:
-        assert row["data_tax"] > 0 and row["peak_gib"] >= 0 and row["mfu"] is None
+        assert row["data_tax"] > 0 and row["peak_gib"] is None and row["mfu"] is None
         assert abs(row["loss_change"]) < 1e-5 and abs(row["norm_change"]) < 1e-5
 
 
