@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# What only a GPU can tell about avff's speed, unattended, on one GPU, in under ten minutes:
+#
+#   tools/gpu_report.sh [FOLDER]             default FOLDER: runs/gpu_report
+#   tools/gpu_report.sh --dry-run [FOLDER]   the same commands with tiny networks on a CPU, to see that they run
+#
+# FOLDER/report.md holds date, GPU, every command and its table, the most important ones first; FOLDER/<name>/*.json the
+# numbers. A measurement that fails or runs out of time is named at the end, and the others are made all the same.
+# PYTHON picks the interpreter (default: .venv/bin/python, else python).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+dry_run=0
+if [ "${1:-}" = --dry-run ]; then
+    dry_run=1
+    shift
+fi
+folder=${1:-runs/gpu_report}
+python=${PYTHON:-.venv/bin/python}
+[ -x "$python" ] || python=python
+report=$folder/report.md
+limit_seconds=570
+failed=()
+mkdir -p "$folder"
+
+if [ $dry_run = 1 ]; then
+    device="no GPU: a dry run with tiny networks, whose figures mean nothing"
+    clip="clip.num_frames=8 clip.image_size=32 clip.hop_samples=100 clip.num_mel_bins=32 clip.num_slices=4"
+    base="--size tiny --rounds 1 --steps 1 --set $clip model.critic_width=32"
+    batches=2 batch=2 small=2 checkpoint="--parameters 1000000 --saves 1" predict="--size tiny --seconds 4 --height 240"
+else
+    "$python" -c 'import sys, torch; torch.cuda.is_available() or sys.exit("torch sees no GPU; try tools/gpu_report.sh --dry-run")'
+    device=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -1)
+    base="--size base --rounds 3 --steps 8 --set model.size=base"
+    batches="64 128" batch=64 small=32 checkpoint="--parameters 200000000 --saves 2" predict="--size base"
+fi
+
+printf '# avff on %s\n\n%s, revision %s\n' "$device" "$(date -u +%F)" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" | tee "$report"
+
+# measure NAME COMMAND...: runs it within the time that is left, and adds command and output to the report
+measure() {
+    local name=$1 left=$((limit_seconds - SECONDS))
+    shift
+    printf '\n## %s\n\n    %s\n\n```\n' "$name" "$*" | tee -a "$report"
+    if [ $left -lt 10 ]; then
+        echo "no time left" | tee -a "$report"
+        failed+=("$name (no time left)")
+    elif ! timeout "$left" "$@" 2>"$folder/$name.log" | tee -a "$report"; then
+        tail -5 "$folder/$name.log" | tee -a "$report"
+        failed+=("$name (see $folder/$name.log)")
+    fi
+    printf '```\n' | tee -a "$report"
+}
+
+# step NAME ARGUMENTS...: `tools/bench.py step` of the paper's size; later values of --set are added to those of all
+step() {
+    local name=$1
+    shift
+    # shellcheck disable=SC2086  # lists of words
+    measure "$name" "$python" tools/bench.py step $base "$@" --folder "$folder/$name"
+}
+
+# shellcheck disable=SC2086
+step stage1 --stage 1 --batch $batches --precision bf16 --compile on off --loader generated --workers "$(nproc)"
+step stage3 --stage 3 --batch $batch --precision bf16 --compile on off
+step stage1_precision --stage 1 --batch $small --precision fp32 bf16 --compile on
+step stage1_memory --stage 1 --batch $batch --precision bf16 --compile on --activation-checkpointing none cheap blocks
+step stage1_zero --stage 1 --batch $small --precision bf16 --compile on --zero 0 1 3
+if [ $dry_run = 1 ]; then
+    measure gpu_tests "$python" -m pytest -q -m gpu --collect-only
+else
+    measure gpu_tests env AVFF_REQUIRE_GPU=1 "$python" -m pytest -q -m gpu
+fi
+# shellcheck disable=SC2086
+measure checkpoint "$python" tools/bench.py checkpoint --ranks 1 $checkpoint --folder "$folder/checkpoint"
+# shellcheck disable=SC2086
+measure predict "$python" tools/bench.py predict $predict --folder "$folder/predict"
+
+echo "$report: written after $SECONDS s"
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'failed: %s\n' "${failed[@]}"
+    exit 1
+fi
