@@ -68,6 +68,7 @@ def test_nothing_is_fetched_early_for_a_cpu():
     assert next(steps).step == 1 and ahead.idle_seconds == 0
 
 
+@pytest.mark.gpu
 @needs_cuda
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_gpu_gets_every_batch_in_order(twice):
@@ -76,6 +77,7 @@ def test_a_gpu_gets_every_batch_in_order(twice):
     assert found == [(n, n, n) for step in steps for n in step]
 
 
+@pytest.mark.gpu
 @needs_cuda
 def test_copies_run_while_the_device_computes():
     prefetcher = DevicePrefetcher(torch.device("cuda"))
@@ -92,6 +94,7 @@ def test_copies_run_while_the_device_computes():
     assert int(moved.seed_B) == 1 and computed.query(), "what is computed next waits for both"
 
 
+@pytest.mark.gpu
 @needs_cuda
 def test_an_unreadable_step_is_an_error_in_its_turn():
     def failing():
@@ -105,6 +108,7 @@ def test_an_unreadable_step_is_an_error_in_its_turn():
         next(ahead)
 
 
+@pytest.mark.gpu
 @needs_cuda
 def test_an_idle_device_is_counted_as_waiting():
     def slow():
