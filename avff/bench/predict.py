@@ -8,13 +8,12 @@ random weights of --size; another device changes this row alone.
 """
 
 import argparse
-import contextlib
 import itertools
 import os
 import resource
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -35,7 +34,7 @@ from avff.inference.avff_detector import AvffDetector
 from avff.inference.detector import choose_device
 from avff.inference.predict_files import prepare_files
 from avff.media.crops import FacePath
-from avff.media.faces import FaceScanner
+from avff.media.faces import FaceScanner, one_torch_thread
 from avff.media.helpers import Helpers
 from avff.media.reader import probe, read_frames
 from avff.media.synthetic.heads import Take, render
@@ -186,16 +185,6 @@ def timed(work: Any) -> tuple[Any, Cost]:
 def _cpu_seconds() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-@contextlib.contextmanager
-def one_torch_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def media_files(inputs: Iterable[Path]) -> list[Path]:

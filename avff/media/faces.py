@@ -36,7 +36,7 @@ def _detector(min_face_pixels: int) -> Any:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """The last bits of a convolution depend on torch's threads; boxes should not depend on the machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -108,7 +108,7 @@ class FaceScanner:
 
 def _find(detector: Any, batch: list[tuple[float, np.ndarray]], scale: float) -> list[Detection]:
     """Returns the faces in some pictures, given with their seconds."""
-    with _one_thread():
+    with one_torch_thread():
         boxes, scores = detector.detect(np.stack([picture for _, picture in batch]))
     return [
         Detection(seconds, np.asarray(box, dtype=np.float64) / scale, float(score), picture, scale)
