@@ -16,7 +16,7 @@ FACES = ["dlib-bin>=19.24", "face-recognition-models==0.3.0", "requests", "tqdm"
 TRAIN = ["webdataset>=1.0,<2", "deepspeed>=0.19,<0.20", "wandb>=0.31,<0.32", "ninja", "psutil"]
 REPORTS = ["matplotlib>=3.8", "scikit-learn>=1.4", "tqdm>=4.66"]
 DEV = ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"]
-# Decodes stored video in two thirds of decord's time; needs FFmpeg with shared libraries (Debian: `apt install ffmpeg`).
+# Another decoder of stored video (data.decoder); needs FFmpeg with shared libraries (Debian: `apt install ffmpeg`).
 TORCHCODEC = ["torchcodec>=0.11,<0.12"]
 LAUNCH = ["submitit>=1.5"]
 # What avff.load_model needs to read video files; tensors need nothing more than MODELS.

@@ -22,7 +22,7 @@ Stage = Literal["pretrain", "finetune"]
 Modality = Literal["video", "audio"]
 ContrastiveLevel = Literal["slice", "centered_slice", "clip"]
 EncoderTraining = Literal["train", "freeze", "lora"]
-DecoderName = Literal["decord", "torchcodec"]
+DecoderName = Literal["decord", "torchcodec", "pyav"]
 DecoderChoice = Literal["auto", DecoderName]
 ActivationCheckpointing = Literal["none", "cheap", "blocks"]
 

@@ -65,12 +65,21 @@ def sliding_starts(starts: range, stored_rate: float, clip: ClipConfig) -> list[
 
 def centre_square(video_THWC: np.ndarray, side_pixels: int) -> np.ndarray:
     """Cuts the centre square of every frame; resized (antialiased) only where its side differs."""
-    height, width = video_THWC.shape[1:3]
+    return fit_square(crop_square(video_THWC), side_pixels)
+
+
+def crop_square(video_xHWC: np.ndarray) -> np.ndarray:
+    """Returns the centre square of one or more frames, without a copy."""
+    height, width = video_xHWC.shape[-3:-1]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square_THWC = video_THWC[:, top : top + side, left : left + side]
-    if side == side_pixels:
-        return square_THWC
-    square_TCHW = torch.from_numpy(np.ascontiguousarray(square_THWC)).permute(0, 3, 1, 2)
-    resized_TCHW = F.interpolate(square_TCHW, size=(side_pixels, side_pixels), mode="bilinear", antialias=True)
-    return resized_TCHW.permute(0, 2, 3, 1).numpy()
+    return video_xHWC[..., top : top + side, left : left + side, :]
+
+
+def fit_square(square_TSSC: np.ndarray, side_pixels: int) -> np.ndarray:
+    """Resizes square frames, antialiased, where their side differs."""
+    if square_TSSC.shape[1] == side_pixels:
+        return square_TSSC
+    square_TCSS = torch.from_numpy(np.ascontiguousarray(square_TSSC)).permute(0, 3, 1, 2)
+    resized_TCSS = F.interpolate(square_TCSS, size=(side_pixels, side_pixels), mode="bilinear", antialias=True)
+    return resized_TCSS.permute(0, 2, 3, 1).numpy()

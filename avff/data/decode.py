@@ -5,7 +5,7 @@ Bytes that do not decode are a ShardError; a machine without memory or threads t
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import av
@@ -23,16 +23,22 @@ _NO_MEMORY_OR_THREAD = re.compile(
 
 
 def decode_frames(
-    data: bytes, frames: np.ndarray, num_frames: int, where: str, decoder: DecoderName = DEFAULT_DECODER
+    data: bytes,
+    frames: np.ndarray,
+    num_frames: int,
+    where: str,
+    decoder: DecoderName = DEFAULT_DECODER,
+    crop: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Returns some frames of a stored video.
 
     Args:
         data: the mp4 member.
-        frames: indices, ascending, int64.
+        frames: indices, ascending, none twice, int64.
         num_frames: frames that the member has to hold.
         where: shard, sample and member, named in every message.
         decoder: no effect on the frames.
+        crop: takes the part of a frame (height, width, 3) that is returned; all of it by default.
 
     Returns:
         uint8, (len(frames), height, width, 3), RGB.
@@ -48,7 +54,13 @@ def decode_frames(
             f"{where}: holds {video.num_frames} frames, the metadata says {num_frames}; rebuild this shard"
         )
     with _video_errors(where, decoder):
-        return video.read(frames.tolist())
+        found_THWC = np.empty(0)
+        for place, frame_HWC in enumerate(video.read(frames.tolist())):
+            part_HWC = crop(frame_HWC) if crop else frame_HWC
+            if place == 0:
+                found_THWC = np.empty((len(frames), *part_HWC.shape), np.uint8)
+            found_THWC[place] = part_HWC
+        return found_THWC
 
 
 @contextmanager

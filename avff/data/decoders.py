@@ -1,19 +1,21 @@
 """The libraries that decode stored video. They give the same frames; which is the fastest depends on the machine.
 
-decord is always installed; torchcodec (`pip install "avff[torchcodec]"`) needs FFmpeg's shared libraries, too.
+decord and PyAV are always installed; torchcodec (`pip install "avff[torchcodec]"`) needs FFmpeg's shared libraries, too.
 """
 
 import importlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, get_args
 
+import av
 import numpy as np
 
 from avff.config import DecoderName
+from avff.data.mp4 import decode_pictures, read_picture_table
 from avff.errors import ConfigError
 
-DEFAULT_DECODER: DecoderName = "decord"
+DEFAULT_DECODER: DecoderName = "pyav"
 """Of whatever reads stored samples outside of training: the frames are the same, and it is there everywhere."""
 
 
@@ -21,11 +23,12 @@ class Video(NamedTuple):
     """An opened video.
 
     Attributes:
-        read: returns the frames with some ascending indices, uint8 (frames, height, width, 3), RGB.
+        read: the frames with some ascending indices, none twice, uint8 (height, width, 3), RGB, each to be copied before
+            the next.
     """
 
     num_frames: int
-    read: Callable[[list[int]], np.ndarray]
+    read: Callable[[list[int]], Iterable[np.ndarray]]
 
 
 def open_video(data: bytes, decoder: DecoderName) -> Video:
@@ -39,6 +42,8 @@ def errors_of(decoder: DecoderName) -> tuple[type[Exception], ...]:
         import decord
 
         return decord.DECORDError, RuntimeError
+    if decoder == "pyav":
+        return *errors_of("decord"), av.FFmpegError
     return RuntimeError, ValueError, IndexError
 
 
@@ -90,5 +95,13 @@ def _open_torchcodec(data: bytes) -> Video:
     return Video(len(reader), read)
 
 
-_OPEN = {"decord": _open_decord, "torchcodec": _open_torchcodec}
-_MODULES = {"decord": "decord", "torchcodec": "torchcodec.decoders"}
+def _open_pyav(data: bytes) -> Video:
+    """FFmpeg's decoder without its demuxer; what is less plain than our own files is left to decord."""
+    table = read_picture_table(data)
+    if table is None:
+        return _open_decord(data)
+    return Video(len(table.sizes_N), lambda frames: decode_pictures(data, table, frames))
+
+
+_OPEN = {"decord": _open_decord, "torchcodec": _open_torchcodec, "pyav": _open_pyav}
+_MODULES = {"decord": "decord", "torchcodec": "torchcodec.decoders", "pyav": "av"}

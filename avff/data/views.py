@@ -19,7 +19,7 @@ from avff.data.samples import Sample
 from avff.data.windows import Span, spans, window_labels
 from avff.errors import ShardError
 from avff.seeding import derive_seed
-from avff.windows import centre_square, cut_sound, first_sample, frame_indices, sliding_starts
+from avff.windows import crop_square, cut_sound, first_sample, fit_square, frame_indices, sliding_starts
 
 
 class View(Protocol):
@@ -115,8 +115,10 @@ class AVView:
         indices = np.stack([frame_indices(start, rate, self.clip) for start in starts]) - span.first_frame
         needed = np.unique(indices)
         member = sample.members[span.member]
-        frames = decode_frames(member, needed, span.num_frames, f"{where}: {span.member}", self.decoder)
-        square_THWC = centre_square(frames, self.clip.load_size)
+        stored_TSSC = decode_frames(
+            member, needed, span.num_frames, f"{where}: {span.member}", self.decoder, crop_square
+        )
+        square_THWC = fit_square(stored_TSSC, self.clip.load_size)
         sound_N, offset_samples = self._sound(sample, [start / rate for start in starts], f"{where}: flac")
         clips = []
         for start, seed, indices_T in zip(starts, seeds, indices, strict=True):

@@ -31,8 +31,8 @@ def settle_decoder(config: Config) -> Config:
 
 
 def _fastest(config: Config, candidates: list[DecoderName]) -> DecoderName:
-    if candidates == [DEFAULT_DECODER]:
-        return DEFAULT_DECODER
+    if len(candidates) == 1:
+        return candidates[0]
     times = time_decoders(
         config.data.train, config.clip, candidates, timeout_seconds=config.faults.decode_timeout_seconds
     )

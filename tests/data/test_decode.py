@@ -23,7 +23,7 @@ resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 if os.getuid() == 0:
     os.setuid(65534)  # the limit does not bind root
 try:
-    decode_frames(content, np.arange(5), 16, "a.tar: face0.mp4")
+    decode_frames(content, np.arange(5), 16, "a.tar: face0.mp4", "decord")
 except ShardError as error:
     print(type(error).__name__, error)
 """

@@ -1,4 +1,4 @@
-"""decord and torchcodec give the same frames and the same errors for stored video, byte for byte."""
+"""decord, torchcodec and PyAV give the same frames and the same errors for stored video, byte for byte."""
 
 import dataclasses
 import subprocess
@@ -17,7 +17,13 @@ from avff.data.views import AVView
 from avff.errors import ShardError
 from avff.media.encode import VideoEncoder
 
-pytestmark = pytest.mark.usefixtures("torchcodec")
+
+@pytest.fixture(params=["torchcodec", "pyav"], autouse=True)
+def other(request):
+    """What decord is compared with."""
+    if request.param == "torchcodec":
+        request.getfixturevalue("torchcodec")
+    return request.param
 
 
 def picture(num_frames, height, width):
@@ -35,22 +41,22 @@ def stored(profile, video_THWC, rate=None):
     return encoder.finish()
 
 
-def both(content, frames, num_frames):
-    return [decode_frames(content, frames, num_frames, "x", decoder) for decoder in ("decord", "torchcodec")]
+def both(content, frames, num_frames, other):
+    return [decode_frames(content, frames, num_frames, "x", decoder) for decoder in ("decord", other)]
 
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (66, 130)])
-def test_the_same_frames_in_windows_at_every_offset(profile, height, width):
+def test_the_same_frames_in_windows_at_every_offset(profile, height, width, other):
     video_THWC = picture(21, height, width)
     content = stored(PROFILES[profile], video_THWC)
     for stride in (1, 5):
         for start in range(21):
             frames = np.arange(start, 21, stride)[:16]
-            decord, torchcodec = both(content, frames, 21)
-            assert decord.shape == (len(frames), height, width, 3) and decord.dtype == torchcodec.dtype == np.uint8
-            assert (decord == torchcodec).all(), (stride, start)
-    everything = both(content, np.arange(21), 21)[1]
+            expected, found = both(content, frames, 21, other)
+            assert expected.shape == (len(frames), height, width, 3) and expected.dtype == found.dtype == np.uint8
+            assert (expected == found).all(), (stride, start)
+    everything = both(content, np.arange(21), 21, other)[1]
     assert np.abs(everything.astype(int) - video_THWC).mean() < 12  # the frames of these numbers, no neighbours
 
 
@@ -58,26 +64,26 @@ def test_the_same_frames_in_windows_at_every_offset(profile, height, width):
     "rate", [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(1), Fraction(25, 3), Fraction(60)]
 )
 @pytest.mark.parametrize("gop_frames", [1, 8, 30])
-def test_the_same_frames_at_any_rate(rate, gop_frames):
+def test_the_same_frames_at_any_rate(rate, gop_frames, other):
     profile = dataclasses.replace(PROFILES["pretrain"], gop_frames=gop_frames)
     content = stored(profile, picture(40, 64, 64), rate)
-    numbers = both(content, np.arange(40), 40)
+    numbers = both(content, np.arange(40), 40, other)
     assert (numbers[0] == numbers[1]).all()
     assert all((one != other).any() for one, other in pairwise(numbers[1]))
     for number in (0, 7, 8, 23, 39):
-        decord, torchcodec = both(content, np.array([number]), 40)
-        assert (decord == torchcodec).all() and (torchcodec[0] == numbers[0][number]).all()
+        expected, found = both(content, np.array([number]), 40, other)
+        assert (expected == found).all() and (found[0] == numbers[0][number]).all()
 
 
 @pytest.mark.slow
-def test_the_same_clips_from_shards(real_face_shards):
-    views, num_clips = [AVView(ClipConfig(), "decord"), AVView(ClipConfig(), "torchcodec")], 0
+def test_the_same_clips_from_shards(real_face_shards, other):
+    views, num_clips = [AVView(ClipConfig(), "decord"), AVView(ClipConfig(), other)], 0
     for row in real_face_shards.rows:
-        decord, torchcodec = (view.evaluation_clips(read_sample(real_face_shards, row)) for view in views)
-        assert len(decord) == len(torchcodec)
-        num_clips += len(decord)
-        for one, other in zip(decord, torchcodec, strict=True):
-            assert (one.video_THWC == other.video_THWC).all() and (one.waveform_N == other.waveform_N).all()
+        expected, found = (view.evaluation_clips(read_sample(real_face_shards, row)) for view in views)
+        assert len(expected) == len(found)
+        num_clips += len(expected)
+        for a, b in zip(expected, found, strict=True):
+            assert (a.video_THWC == b.video_THWC).all() and (a.waveform_N == b.waveform_N).all()
     assert num_clips > 0
 
 
@@ -97,25 +103,25 @@ REFUSED = ShardError, "a.tar: face0.mp4: video cannot be decoded; rebuild this s
     [b"", b"no video", CONTENT[:100], CONTENT[: len(CONTENT) // 2], CONTENT[:-400], bytes(len(CONTENT)), CONTENT[200:]],
     ids=["nothing", "text", "head", "half", "cut", "zeros", "tail"],
 )
-def test_the_same_words_about_what_is_no_video(content):
-    assert outcome(content, "decord") == outcome(content, "torchcodec") == REFUSED
+def test_the_same_words_about_what_is_no_video(content, other):
+    assert outcome(content, "decord") == outcome(content, other) == REFUSED
 
 
-def test_the_same_words_about_another_number_of_frames():
+def test_the_same_words_about_another_number_of_frames(other):
     expected = ShardError, "a.tar: face0.mp4: holds 16 frames, the metadata says 15; rebuild this shard"
-    assert outcome(CONTENT, "decord", 15) == outcome(CONTENT, "torchcodec", 15) == expected
+    assert outcome(CONTENT, "decord", 15) == outcome(CONTENT, other, 15) == expected
 
 
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.25])
-def test_overwritten_frames_are_concealed_or_refused_alike(share):
+def test_overwritten_frames_are_concealed_or_refused_alike(share, other):
     rng = np.random.default_rng(0)
     start = CONTENT.index(b"mdat") + 4
     length = int(share * (len(CONTENT) - start))
     for _ in range(20):
         place = rng.integers(start, len(CONTENT) - length)
         damaged = CONTENT[:place] + rng.bytes(length) + CONTENT[place + length :]
-        decord, torchcodec = (outcome(damaged, decoder) for decoder in ("decord", "torchcodec"))
-        assert decord == torchcodec and (isinstance(decord, bytes) or decord == REFUSED)
+        expected, found = (outcome(damaged, decoder) for decoder in ("decord", other))
+        assert expected == found and (isinstance(expected, bytes) or expected == REFUSED)
 
 
 LITTLE_MEMORY = """
@@ -138,8 +144,8 @@ except ShardError as error:
 
 
 @pytest.mark.slow
-def test_memory_that_runs_out_is_not_blamed_on_the_video():
+def test_memory_that_runs_out_is_not_blamed_on_the_video(other):
     content = stored(PROFILES["pretrain"], picture(16, 512, 768))  # 18 MB of frames
-    command = [sys.executable, "-c", LITTLE_MEMORY, "torchcodec"]
+    command = [sys.executable, "-c", LITTLE_MEMORY, other]
     done = subprocess.run(command, check=True, input=content, stdout=subprocess.PIPE, timeout=600)
     assert done.stdout.decode().startswith("ReadError a.tar: face0.mp4: video cannot be decoded on this machine now: ")
