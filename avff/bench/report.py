@@ -36,7 +36,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     names = list(rows[0])
     cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    left = [isinstance(rows[0][name], str) for name in names]
+    left = [any(isinstance(row[name], str) for row in rows) for name in names]
     return "\n".join(
         "  ".join(
             f"{cell:<{width}}" if is_left else f"{cell:>{width}}"

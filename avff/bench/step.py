@@ -2,9 +2,14 @@
 
 Every combination of the lists is a real update: preprocessing, forward and backward passes, agreement of the ranks, DeepSpeed's
 step. Rounds alternate between the combinations on the same clips, which stay in memory, and the table gives medians. `parts` are
-seconds of preprocessing, of the rest of forward and backward, and of agreement and optimizer, measured in rounds of their own.
+seconds of preprocessing, of the rest of forward and backward, and of agreement and optimizer, measured in a round of their own.
 loss_change and norm_change compare the first update with that of the first row: what a setting does to the numbers.
-With --loader the same updates also read real shards; data_tax is their seconds against those with clips in memory.
+mfu is of the GPU's dense bf16 peak, whatever the precision.
+
+On one rank, settings that do not fit into memory together are measured one after the other, and one that does not fit alone is a
+row that says so.
+With --loader the same updates also read real shards, from the page cache where they have room: loader_clips_per_second, and
+data_tax_percent, by how much longer a step then takes. Generated shards hold clips of the config's size and rate.
 With --against eager the first row is an unfused fp32 implementation of the same network with the same weights and clips, and
 speedup is each row's against it.
 
@@ -15,6 +20,7 @@ import argparse
 import gc
 import itertools
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +29,7 @@ import torch
 from avff import distributed
 from avff.bench.report import write_report
 from avff.bench.seek import repeat_clips
-from avff.bench.step_subjects import EagerSubject, Measurement, OurSubject
+from avff.bench.step_subjects import EagerSubject, Measurement, OurSubject, Subject, is_out_of_memory
 from avff.build_config import BuildConfig
 from avff.building.build import build_shards
 from avff.building.plan import plan_build
@@ -72,9 +78,6 @@ def run(arguments: argparse.Namespace) -> str:
     """Measures all settings and returns the table; a collective."""
     settings = make_settings(arguments)
     device = process.start(settings[0])
-    rows = []
-    for group in comparable(settings):
-        rows += measure_group(group, device, arguments)
     about = {
         "rounds": arguments.rounds,
         "steps": arguments.steps,
@@ -83,7 +86,13 @@ def run(arguments: argparse.Namespace) -> str:
         "settings": arguments.set,
         "loader": arguments.loader,
     }
-    return write_report(arguments.folder / "step.json", rows, about) if distributed.is_main() else ""
+    rows: list[dict[str, Any]] = []
+    report = ""
+    for group in comparable(settings):
+        rows += measure_group(group, device, arguments)
+        if distributed.is_main():  # after every group: what is measured stays, however the run ends
+            report = write_report(arguments.folder / "step.json", rows, about)
+    return report
 
 
 # ------------------------------------------------------------------------------------------- what is measured
@@ -176,26 +185,54 @@ def shards_of(config: Config, arguments: argparse.Namespace) -> Config:
 def measure_group(configs: list[Config], device: torch.device, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Measures settings in turns. With the eager network, one setting at a time against it: two networks fit where all may not."""
     if not arguments.against:
-        subjects = [OurSubject(config, device) for config in configs]
-        return _rows(configs, _in_turns(list(subjects), arguments), device, arguments)
+        subjects: list[Subject] = [OurSubject(config, device) for config in configs]
+        return _rows(configs, _measured(subjects, arguments), device, arguments)
     rows: list[dict[str, Any]] = []
     eager = EagerSubject(replace(configs[0], engine=replace(configs[0].engine, precision="fp32")), device)
     for config in configs:
-        found = _in_turns([eager, OurSubject(config, device)], arguments)
-        compared = _rows([configs[0], config], found, device, arguments)
+        found = _measured([eager, OurSubject(config, device)], arguments, kept=[eager])
+        compared = _rows([config, config], found, device, arguments)
         rows += compared if not rows else compared[1:]
-        gc.collect()
+    _release([eager])
     return rows
 
 
-def _in_turns(subjects: list[Any], arguments: argparse.Namespace) -> list[Measurement]:
+def _measured(
+    subjects: Sequence[Subject], arguments: argparse.Namespace, kept: Sequence[Subject] = ()
+) -> list[Measurement]:
+    """Measures in turns; where memory has no room for all, one after the other. Only `kept` hold memory afterwards."""
+    try:
+        found = _in_turns(subjects, arguments)
+    except RuntimeError as error:
+        # With several ranks the others would wait for this one.
+        if not is_out_of_memory(error) or distributed.world_size() > 1:
+            raise
+        found = None
+    if found is not None:
+        _release([subject for subject in subjects if subject not in kept])
+        return found
+    _release(subjects)  # out here, since the error refers to what they held
+    if len(subjects) == 1:
+        return [subjects[0].out_of_memory()]
+    return [one for subject in subjects for one in _measured([subject], arguments)]
+
+
+def _release(subjects: Sequence[Subject]) -> None:
+    for subject in subjects:
+        subject.release()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _in_turns(subjects: Sequence[Subject], arguments: argparse.Namespace) -> list[Measurement]:
     for subject in subjects:
         subject.warm_up()
     for _ in range(arguments.rounds):
         for subject in subjects:
             subject.time_round(arguments.steps)
     for subject in subjects:
-        subject.time_parts()
+        subject.time_parts(arguments.steps)
         if arguments.loader and isinstance(subject, OurSubject):
             subject.time_loader(shards_of(subject.config, arguments), arguments.rounds * arguments.steps)
     return [subject.measurement() for subject in subjects]
@@ -204,29 +241,41 @@ def _in_turns(subjects: list[Any], arguments: argparse.Namespace) -> list[Measur
 def _rows(
     configs: list[Config], found: list[Measurement], device: torch.device, arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    rows, first, peak = [], found[0], peak_flops(device)
-    for config, seen in zip(configs, found, strict=True):
-        seconds = statistics.median(seen.step_seconds)
-        clips = config.engine.micro_batch_size
-        # Of each round by itself: what else the machine does weighs on both alike.
-        speedup = statistics.median(a / b for a, b in zip(first.step_seconds, seen.step_seconds, strict=True))
-        row = {
-            "stage": 1 if config.stage == "pretrain" else 3,
-            "size": config.model.size,
-            "batch": clips,
-            **seen.columns,
-            "clips_per_second": clips * distributed.world_size() / seconds,
-            "step_seconds": seconds,
-            "mfu": clips * training_gflops(config) * 1e9 / seconds / peak if peak else None,
-            "peak_gib": seen.peak_gib,
-            **seen.parts,
-            "first_step_seconds": seen.first_step_seconds,
-            "loss": seen.loss,
-            "loss_change": seen.loss / first.loss - 1,
-            "norm_change": seen.gradient_norm / first.gradient_norm - 1,
-            "speedup": speedup,
-        }
-        if arguments.loader:
-            row["data_tax"] = seen.loader_step_seconds / seconds if seen.loader_step_seconds else None
-        rows.append(row)
-    return rows
+    """Returns a row per setting, compared with the first that fits."""
+    first = next((seen for seen in found if seen.step_seconds), found[0])
+    return [_row(config, seen, first, device, arguments) for config, seen in zip(configs, found, strict=True)]
+
+
+def _row(
+    config: Config, seen: Measurement, first: Measurement, device: torch.device, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    clips, peak = config.engine.micro_batch_size, peak_flops(device)
+    seconds = statistics.median(seen.step_seconds) if seen.step_seconds else None
+    # Of each round by itself: what else the machine does weighs on both alike.
+    ratios = [a / b for a, b in zip(first.step_seconds, seen.step_seconds, strict=False)]
+    row = {
+        "stage": 1 if config.stage == "pretrain" else 3,
+        "size": config.model.size,
+        "batch": clips,
+        **seen.columns,
+        "result": "measured" if seconds else "out of memory",
+        "clips_per_second": clips * distributed.world_size() / seconds if seconds else None,
+        "step_seconds": seconds,
+        "mfu": clips * training_gflops(config) * 1e9 / seconds / peak if seconds and peak else None,
+        "peak_gib": seen.peak_gib,
+        **seen.parts,
+        "first_step_seconds": seen.first_step_seconds,
+        "loss": seen.loss,
+        "loss_change": _change(seen.loss, first.loss),
+        "norm_change": _change(seen.gradient_norm, first.gradient_norm),
+        "speedup": statistics.median(ratios) if ratios else None,
+    }
+    if arguments.loader:
+        read = seen.loader_step_seconds
+        row["loader_clips_per_second"] = clips * distributed.world_size() / read if read else None
+        row["data_tax_percent"] = 100 * (read / seconds - 1) if read and seconds else None
+    return row
+
+
+def _change(value: float | None, reference: float | None) -> float | None:
+    return value / reference - 1 if value is not None and reference else None

@@ -1,8 +1,8 @@
 """What `bench step` measures: our update and the eager one, on clips that stay on the device."""
 
 import time
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from avff.config import Config
 from avff.data.quarantine import Quarantine
 from avff.engine.prefetch import LookAhead
 from avff.engine.run_data import RunData
-from avff.engine.update import build_updater
+from avff.engine.update import Updater, build_updater
 from avff.objectives import build_objective
 from avff.preprocess import Preprocess
 from avff.seeding import derive_seed
@@ -29,20 +29,21 @@ class Measurement(NamedTuple):
 
     Attributes:
         columns: what tells it from other settings of the same network and batch.
-        step_seconds: of one update, one value per round.
+        step_seconds: of one update, one value per round; none where memory ran out, and then nothing else is known.
         parts: seconds by `PARTS`; None where they were not told apart.
         loss, gradient_norm: of the first update, before clipping.
         first_step_seconds: with what is compiled, loaded or tuned on first use.
         peak_gib: most memory of an update on a GPU: weights, optimizer state, activations.
+        loader_step_seconds: of one update whose clips are read from shards.
     """
 
     columns: dict[str, Any]
     step_seconds: list[float]
     parts: dict[str, float | None]
-    loss: float
-    gradient_norm: float
-    first_step_seconds: float
-    peak_gib: float | None
+    loss: float | None = None
+    gradient_norm: float | None = None
+    first_step_seconds: float | None = None
+    peak_gib: float | None = None
     loader_step_seconds: float | None = None
 
 
@@ -94,22 +95,30 @@ class _TimedPreprocess(Preprocess):
 
 
 class Subject:
-    """Something whose updates are timed; subclasses say what an update is."""
+    """Something whose updates are timed, and which holds memory from `warm_up` to `release`; subclasses say what an update is."""
 
     columns: dict[str, Any]
 
-    def __init__(self, config: Config, device: torch.device, make: Callable[[], Callable[[int], tuple[float, float]]]):
+    def __init__(self, config: Config, device: torch.device):
         self.config = config
         self.device = device
-        self._memory = PeakMemory(device)
-        self._update = make()
-        self._memory.note_state()
+        self.release()
+
+    def _make(self) -> Callable[[int], tuple[float, float]]:
+        """Returns what makes an update, given its number, and returns its loss and gradient norm."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Forgets network and figures."""
+        self._memory = PeakMemory(self.device)
+        self._update: Callable[[int], tuple[float, float]] | None = None
         self._step = 0
         self._step_seconds: list[float] = []
         self._parts: dict[str, float | None] = dict.fromkeys(PARTS)
         self._loader_step_seconds: float | None = None
 
     def update(self) -> tuple[float, float]:
+        assert self._update, "warm_up comes first"
         found = self._update(self._step)
         self._step += 1
         return found
@@ -123,20 +132,22 @@ class Subject:
         return clock.seconds["all"] / num_steps
 
     def warm_up(self) -> None:
-        """Makes the first update, if that was not yet made."""
-        if self._step:
+        """Makes network and first update, where that was not yet done."""
+        if self._update is not None:
             return
         clock = Clock(self.device)
-        clock.switch("first")
-        self.loss, self.gradient_norm = self.update()
-        clock.switch("")
+        with self._memory.of_state():
+            self._update = self._make()
+            clock.switch("first")
+            self.loss, self.gradient_norm = self.update()
+            clock.switch("")
         self.first_step_seconds = clock.seconds["first"]
 
     def time_round(self, num_steps: int) -> None:
-        with self._memory:
+        with self._memory.of_updates():
             self._step_seconds.append(self._timed(num_steps))
 
-    def time_parts(self) -> None:
+    def time_parts(self, num_steps: int) -> None:
         """Measures the parts of an update, where it can tell them apart."""
 
     def measurement(self) -> Measurement:
@@ -153,6 +164,10 @@ class Subject:
             loader_step_seconds=self._loader_step_seconds,
         )
 
+    def out_of_memory(self) -> Measurement:
+        """Returns what is known of a setting that does not fit."""
+        return Measurement(self.columns, [], dict.fromkeys(PARTS))
+
 
 class OurSubject(Subject):
     """The engine's own update."""
@@ -166,17 +181,23 @@ class OurSubject(Subject):
             "compile": "on" if engine.compile else "off",
             "checkpointing": again,
         }
+        super().__init__(config, device)
+
+    def release(self) -> None:
+        super().release()
         self._clock: Clock | None = None
-        super().__init__(config, device, self._make)
+        self._updater: Updater | None = None
+        self._preprocess: _TimedPreprocess | None = None
 
     def _make(self) -> Callable[[int], tuple[float, float]]:
         config = self.config
-        self.updater = build_updater(config, build_objective(config), self.device, mark=self._mark)
-        self.preprocess = self.updater.preprocess = _TimedPreprocess(config.clip, config.data.augment)
+        updater = build_updater(config, build_objective(config), self.device, mark=self._mark)
+        self._preprocess = updater.preprocess = _TimedPreprocess(config.clip, config.data.augment)
+        self._updater = updater
         batch = cached_batch(config, self.device)
 
         def update(step: int) -> tuple[float, float]:
-            report = self.updater.update(step, [batch])
+            report = updater.update(step, [batch])
             return report.terms["loss"], report.gradient_norms["model"]
 
         return update
@@ -185,23 +206,32 @@ class OurSubject(Subject):
         if self._clock is not None:
             self._clock.switch("network_seconds" if phase == "computing" else "optimizer_seconds")
 
-    def time_parts(self) -> None:
-        self._clock = self.preprocess.clock = Clock(self.device)
-        self.update()
+    def time_parts(self, num_steps: int) -> None:
+        assert self._preprocess
+        self._clock = self._preprocess.clock = Clock(self.device)
+        for _ in range(num_steps):
+            self.update()
         self._clock.switch("")
-        self._parts = {name: self._clock.seconds[name] for name in PARTS}
-        self._clock = self.preprocess.clock = None
+        self._parts = {name: self._clock.seconds[name] / num_steps for name in PARTS}
+        self._clock = self._preprocess.clock = None
 
     def time_loader(self, config: Config, num_steps: int) -> None:
-        """Measures updates that read shards: seconds per step once the loader's workers have started."""
-        data, clock = RunData(config), Clock(self.device)
-        steps = range(LOADER_WARM_UP_STEPS + num_steps)
+        """Measures updates that read shards: seconds per step once what the workers read ahead at the start is used up.
+
+        Args:
+            config: whose data section is read.
+            num_steps: at least; as many as the workers read ahead where that is more, for these may come all at once.
+        """
+        assert self._updater
+        updater, data, clock = self._updater, RunData(config), Clock(self.device)
+        ahead = max(LOADER_WARM_UP_STEPS, config.data.num_workers * config.data.prefetch_steps)
+        num_steps = max(num_steps, ahead)
         nothing = Quarantine((), samples_per_step=data.plan.samples_per_step)
-        with closing(data.train_steps(steps, nothing)) as batches:
-            ahead = LookAhead(batches, self.updater.prefetcher)
-            for index, batch in enumerate(ahead):
-                self.updater.update(self._step + index, batch.micro_batches, meanwhile=ahead.look_ahead)
-                if index + 1 == LOADER_WARM_UP_STEPS:
+        with closing(data.train_steps(range(ahead + num_steps), nothing)) as batches:
+            steps = LookAhead(batches, updater.prefetcher)
+            for index, batch in enumerate(steps):
+                updater.update(self._step + index, batch.micro_batches, meanwhile=steps.look_ahead)
+                if index + 1 == ahead:
                     clock.switch("all")
         clock.switch("")
         self._loader_step_seconds = clock.seconds["all"] / num_steps
@@ -211,9 +241,6 @@ class EagerSubject(Subject):
     """The unfused fp32 implementation (avff.bench.eager_model)."""
 
     columns = {"step": "eager", "precision": "fp32", "zero": None, "compile": "off", "checkpointing": "none"}  # noqa: RUF012
-
-    def __init__(self, config: Config, device: torch.device):
-        super().__init__(config, device, self._make)
 
     def _make(self) -> Callable[[int], tuple[float, float]]:
         step, batch = EagerStep(self.config, self.device), cached_batch(self.config, self.device)
@@ -228,24 +255,32 @@ class PeakMemory:
 
     def __init__(self, device: torch.device):
         self.device = device
-        self._before = self._now()
         self._state = self._added = 0
 
     @property
     def peak_gib(self) -> float | None:
         return (self._state + self._added) / 2**30 if self.device.type == "cuda" else None
 
-    def note_state(self) -> None:
-        self._state = self._now() - self._before
+    @contextmanager
+    def of_state(self) -> Iterator[None]:
+        """Around all that makes what is held between updates: the first of them too, in which optimizers make theirs."""
+        before = self._now()
+        yield
+        self._state = self._now() - before
 
-    def __enter__(self) -> None:
-        self._before = self._now()
+    @contextmanager
+    def of_updates(self) -> Iterator[None]:
+        before = self._now()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-
-    def __exit__(self, *error: object) -> None:
+        yield
         if self.device.type == "cuda":
-            self._added = max(self._added, torch.cuda.max_memory_allocated(self.device) - self._before)
+            self._added = max(self._added, torch.cuda.max_memory_allocated(self.device) - before)
 
     def _now(self) -> int:
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether memory of a GPU or of this machine was refused; compilers and libraries put that into errors of their own."""
+    return any(words in str(error) for words in ("out of memory", "can't allocate memory", "ALLOC_FAILED"))

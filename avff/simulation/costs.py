@@ -116,7 +116,8 @@ def _mfu(path: Path, report: dict[str, Any], config: Config, cluster: Cluster) -
         "precision": config.engine.precision,
         "checkpointing": config.model.activation_checkpointing,
     }
-    rows = [row for row in report["rows"] if all(row.get(name, value) == value for name, value in wanted.items())]
+    measured = [row for row in report["rows"] if row["clips_per_second"]]  # None: memory ran out
+    rows = [row for row in measured if all(row.get(name, value) == value for name, value in wanted.items())]
     if not rows:
         there = sorted({str({name: row.get(name) for name in wanted}) for row in report["rows"]})
         raise ConfigError(f"--measured {path}: no row of {wanted}; there are {'; '.join(there)}")

@@ -1,6 +1,7 @@
 """tools/bench.py step: what it measures and writes, not how long it takes."""
 
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -40,10 +41,35 @@ def test_products_of_settings_and_the_real_loader(tmp_path):
     settings = [(row["stage"], row["zero"], row["checkpointing"]) for row in rows]
     assert settings == [(1, 0, "cheap"), (1, 3, "cheap"), (3, 0, "cheap"), (3, 3, "cheap")]
     for row in rows:
-        assert row["data_tax"] > 0 and row["peak_gib"] is None and row["mfu"] is None
+        slower = row["clips_per_second"] / row["loader_clips_per_second"]
+        assert row["data_tax_percent"] == pytest.approx(100 * (slower - 1))
+        assert row["result"] == "measured" and row["peak_gib"] is None and row["mfu"] is None
         assert abs(row["loss_change"]) < 1e-5 and abs(row["norm_change"]) < 1e-5
 
 
 def test_eager_is_pretraining_only(tmp_path, capsys):
     assert bench.main(["step", "--folder", str(tmp_path), *LITTLE, "--stage", "3", "--against", "eager"]) == 2
     assert "write --stage 1" in capsys.readouterr().err
+
+
+@pytest.fixture
+def little_memory():
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (16 * 2**30, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_what_does_not_fit_is_a_row_and_ends_nothing(little_memory, tmp_path):
+    too_many = 1_000_000  # clips of 24 KiB
+    rows = measure(tmp_path, "--batch", str(too_many), "2", "--precision", "bf16", "fp32", "--rounds", "1")
+    found = [(row["batch"], row["precision"], row["result"]) for row in rows]
+    assert found == [
+        (too_many, "bf16", "out of memory"),
+        (too_many, "fp32", "out of memory"),
+        (2, "bf16", "measured"),
+        (2, "fp32", "measured"),
+    ]
+    unknown = [row[name] for row in rows[:2] for name in ("clips_per_second", "loss", "loss_change", "speedup")]
+    assert set(unknown) == {None}
+    assert rows[2]["speedup"] == 1.0 and rows[3]["speedup"] > 0
