@@ -79,15 +79,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shards", type=Path, metavar="DIR", help="read these shards, and without --input nothing else"
     )
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
-    parser.add_argument("--clips", type=int, default=128, help="that avff and webdataset read per turn (default 128)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="default: 0 2")
+    parser.add_argument("--clips", type=int, default=256, help="that avff and webdataset read per turn (default 256)")
     parser.add_argument("--usual-clips", type=int, default=16, help="that the usual way reads per turn (default 16)")
     parser.add_argument("--batch", type=int, default=16, help="clips per batch (default 16)")
     parser.add_argument(
         "--decoder", choices=get_args(DecoderName), default=DEFAULT_DECODER, help="of avff and webdataset"
     )
     parser.add_argument("--windows", type=int, default=1, help="data.windows_per_sample of avff (default 1)")
-    parser.add_argument("--rounds", type=int, default=3, help="medians are shown (default 3)")
+    parser.add_argument("--rounds", type=int, default=2, help="medians are shown (default 2)")
     parser.add_argument("--memory", action="store_true", help="read --steps steps of small clips and watch the memory")
     parser.add_argument("--steps", type=int, default=10_000, help="for --memory (default 10000)")
 

@@ -4,7 +4,8 @@ The profiles of avff/build_config.py and neighbours of each, which differ in one
 the same pictures: the centre square of every file, at the rate and size of the profile, up to 10 s of it. Each library
 then decodes one random clip of every video per round, all settings in turn. milliseconds is the CPU time per clip, which
 is the time of one core however busy the others are; to_profile compares it with the profile's own setting, decoded by the
-same library in the same round. psnr_db is measured on RGB against what was encoded.
+same library in the same round, to_decord with decord's time for the same clips. psnr_db is measured on RGB against what was
+encoded.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--decoders", nargs="+", choices=get_args(DecoderName), help="default: those that are installed"
     )
-    parser.add_argument("--rounds", type=int, default=12, help="clips decoded of each video (default 12)")
+    parser.add_argument("--rounds", type=int, default=5, help="clips decoded of each video (default 5)")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -160,9 +161,8 @@ def measure(
             "decoder": decoder,
             "kilobytes_per_second": kilobytes_per_second(encoded, candidate.video),
             "milliseconds": statistics.median(milliseconds[candidate, decoder]),
-            "to_profile": statistics.median(
-                np.divide(milliseconds[candidate, decoder], milliseconds[own, decoder]).tolist()
-            ),
+            "to_profile": _ratio(milliseconds[candidate, decoder], milliseconds[own, decoder]),
+            "to_decord": _ratio(milliseconds[candidate, decoder], milliseconds[candidate, "decord"]),
             "psnr_db": statistics.mean(one.psnr_db for one in encoded),
         }
         for candidate, encoded in videos.items()
@@ -182,6 +182,11 @@ def time_clip(video: Encoded, profile: VideoProfile, clip: ClipConfig, decoder: 
     before = time.process_time()
     decode_frames(video.content, frames, video.num_frames, "bench", decoder)
     return time.process_time() - before
+
+
+def _ratio(milliseconds: list[float], others: list[float]) -> float | None:
+    """Returns the median ratio of the same rounds; None where the others were not measured."""
+    return statistics.median(np.divide(milliseconds, others).tolist()) if others else None
 
 
 def kilobytes_per_second(videos: list[Encoded], profile: VideoProfile) -> float:
