@@ -67,6 +67,7 @@ def test_measured_files_replace_assumptions(run, tmp_path):
         {"step": "avff", "stage": stage, "size": size, "precision": "bf16", "mfu": mfu}
         for stage, size, mfu in ((1, "base", 0.3), (1, "base", 0.45), (3, "base", 0.6), (1, "small", 0.7))
     ]
+    step.append(step[0] | {"result": "out of memory", "mfu": None})
     save = [{"ranks": 2, "overlap": 1, "megabytes": 4000.0, "blocked_seconds": 0.5, "total_seconds": 4.0}]
     files = []
     for name, rows in {"step": step, "loader": loader, "checkpoint": save}.items():
