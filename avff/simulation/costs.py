@@ -111,13 +111,13 @@ def _mfu(path: Path, report: dict[str, Any], config: Config, cluster: Cluster) -
     """Returns the best of the rows of this stage, size, precision and checkpointing; a CPU's from its clips per second."""
     wanted = {
         "step": "avff",
-        "result": "measured",
         "stage": 1 if config.stage == "pretrain" else 3,
         "size": config.model.size,
         "precision": config.engine.precision,
         "checkpointing": config.model.activation_checkpointing,
     }
-    rows = [row for row in report["rows"] if all(row.get(name, value) == value for name, value in wanted.items())]
+    measured = [row for row in report["rows"] if row.get("result", "measured") == "measured"]  # else memory ran out
+    rows = [row for row in measured if all(row.get(name, value) == value for name, value in wanted.items())]
     if not rows:
         there = sorted({str({name: row.get(name) for name in wanted}) for row in report["rows"]})
         raise ConfigError(f"--measured {path}: no row of {wanted}; there are {'; '.join(there)}")
