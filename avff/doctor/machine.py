@@ -10,7 +10,7 @@ from avff.doctor.needs import bytes_in_words, read_ahead_bytes
 from avff.doctor.nodes import counted
 
 OTHER_FILES = 256
-"""Sockets, logs, libraries and shards that a rank holds open besides what its workers read ahead."""
+"""Sockets, logs, libraries and shards that a rank holds open besides connections to its workers."""
 THREADS_PER_RANK = 64
 SHARED_BYTES_PER_RANK = 64 * 10**6
 """What NCCL puts into /dev/shm per rank, with some room."""
@@ -87,23 +87,28 @@ def _allocate(folder: Path, num_bytes: int) -> None:
 
 
 def open_files(config: Config | None, num_ranks_here: int) -> Check:
-    """Compares the limit with the steps that are read ahead: each may be on its way as an open file
-    (avff.data.handover)."""
-    ahead = config.data.num_workers * config.data.prefetch_steps if config else 0
-    return judge_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1], ahead, num_ranks_here)
+    """Compares the limit with what ranks hold open, and with what their workers have on its way (avff.data.handover)."""
+    workers, steps = (config.data.num_workers, config.data.prefetch_steps) if config else (0, 0)
+    return judge_open_files(resource.getrlimit(resource.RLIMIT_NOFILE)[1], workers, steps, num_ranks_here)
 
 
-def judge_open_files(hard_limit: int, steps_ahead: int, num_ranks_here: int) -> Check:
-    """A rank raises its limit to the hard one; all ranks of a user share that for what is on its way."""
-    per_rank, together = steps_ahead + OTHER_FILES, num_ranks_here * (steps_ahead + OTHER_FILES)
+def judge_open_files(hard_limit: int, num_workers: int, prefetch_steps: int, num_ranks_here: int) -> Check:
+    """A rank raises its limit to the hard one, and holds a connection to each worker.
+
+    A step whose memory is new, as at the start of a run, is on its way as an open file until its rank takes it. The limit
+    is also that of all such files of a user; beyond it workers wait, for as long as ranks compute and take none.
+    """
+    per_rank, together = num_workers + OTHER_FILES, num_ranks_here * num_workers * prefetch_steps
     fix = (
-        f"ulimit -n {together} before the start (SLURM: PropagateResourceLimits, or LimitNOFILE of slurmd), or lower "
-        "data.num_workers or data.prefetch_steps"
+        f"ulimit -n {max(per_rank, together)} before the start (SLURM: PropagateResourceLimits, or LimitNOFILE of slurmd), "
+        "or lower data.num_workers or data.prefetch_steps"
     )
     if hard_limit != resource.RLIM_INFINITY and hard_limit < per_rank:
         return fail(f"{hard_limit} may be open, a rank needs {per_rank}", fix)
     if hard_limit != resource.RLIM_INFINITY and hard_limit < together:
-        return warn(f"{hard_limit} may be open, {num_ranks_here} ranks may need {together}", fix)
+        return warn(
+            f"{hard_limit} may be open, workers of {counted(num_ranks_here, 'rank')} send up to {together} at once", fix
+        )
     return ok(f"{'any number' if hard_limit == resource.RLIM_INFINITY else hard_limit} may be open")
 
 

@@ -38,18 +38,17 @@ def test_shared_memory_has_room_for_as_many_ranks_as_fit(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("limit", "steps_ahead", "num_ranks", "status"),
+    ("limit", "num_workers", "num_ranks", "status", "fix"),
     [
-        (1024, 48, 2, Status.OK),
-        (1024, 48, 8, Status.WARN),
-        (256, 48, 1, Status.FAIL),
-        (UNLIMITED, 10**6, 8, Status.OK),
+        (1024, 12, 8, Status.OK, ""),
+        (1024, 12, 32, Status.WARN, "ulimit -n 1536"),
+        (260, 12, 1, Status.FAIL, "ulimit -n 268"),
+        (UNLIMITED, 10**6, 8, Status.OK, ""),
     ],
 )
-def test_every_step_read_ahead_is_an_open_file(limit, steps_ahead, num_ranks, status):
-    answer = machine.judge_open_files(limit, steps_ahead, num_ranks)
-    assert answer.status is status
-    assert ("ulimit -n" in answer.fix) == (status is not Status.OK)
+def test_open_files_are_connections_to_workers_and_first_steps_on_their_way(limit, num_workers, num_ranks, status, fix):
+    answer = machine.judge_open_files(limit, num_workers, 4, num_ranks)
+    assert answer.status is status and fix in answer.fix
 
 
 @pytest.mark.parametrize(("limit", "status"), [(100, Status.FAIL), (100_000, Status.OK), (UNLIMITED, Status.OK)])
