@@ -5,6 +5,9 @@ and the detector), cut_encode (crops, h264, FLAC, metadata) and windows (decodin
 as `avff predict` does it, in this process (workers 0) and on --workers cores; rounds alternate between them, and the table
 gives medians. `model` is the network on all of torch's threads, measured on --windows windows and scaled to all of them, with
 random weights of --size; another device changes this row alone.
+
+Below the table: whether decoding and faces together keep up with real time on two cores, by the CPU seconds of `decode+faces`,
+and on --workers cores all of `prepare`, by the clock, and the model.
 """
 
 import argparse
@@ -13,7 +16,7 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -46,6 +49,7 @@ from avff.strict_yaml import from_dict
 
 T = TypeVar("T")
 FRAMES_PER_SECOND = 25
+AIM_CORES = 2
 LOOP_FRAMES = 50
 """Frames that are drawn; the generated file plays them to and fro."""
 
@@ -77,12 +81,12 @@ class Cost(NamedTuple):
 
 def run(arguments: argparse.Namespace) -> str:
     """Measures every phase and returns the table."""
-    paths = media_files(arguments.input) or [generated_head(arguments)]
+    paths = media_files(arguments.input) if arguments.input else [generated_head(arguments)]
     detector = random_detector(arguments.size, arguments.profile, arguments.device)
     rounds: list[dict[tuple[str, int], Cost]] = []
     for _ in range(arguments.rounds):
         rounds.append(time_round(paths, detector, arguments))
-    video_seconds = sum(float(list(read_frames(path))[-1].stop_seconds) for path in paths)
+    video_seconds = sum(max(float(frame.stop_seconds) for frame in read_frames(path)) for path in paths)
     rows = [_row(phase, workers, [r[phase, workers] for r in rounds], video_seconds) for phase, workers in rounds[0]]
     about = {
         "files": [str(path) for path in paths],
@@ -93,7 +97,21 @@ def run(arguments: argparse.Namespace) -> str:
         "rounds": arguments.rounds,
         "torch_threads": torch.get_num_threads(),
     }
-    return write_report(arguments.folder / "predict.json", rows, about)
+    return "\n".join([write_report(arguments.folder / "predict.json", rows, about), *verdicts(rows)])
+
+
+def verdicts(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yields how the phases compare with real time, as sentences."""
+    speed = {row["phase"]: row for row in rows}  # of `prepare`, the one with workers
+    on_two_cores = AIM_CORES * speed["decode+faces"]["video_seconds_per_cpu_second"]
+    met = "faster" if on_two_cores > 1 else "SLOWER"
+    yield f"decode and faces on {AIM_CORES} cores: {on_two_cores:.2f} times real time ({met}; the aim is faster, at 720p)"
+    prepare = speed["prepare"]
+    yield f"prepare on {max(1, prepare['workers'])} cores: {prepare['video_seconds_per_second']:.2f} times real time"
+    if "model" in speed:
+        yield f"model, apart: {speed['model']['video_seconds_per_second']:.3g} times real time"
+    else:
+        yield "model: not measured, no window of these files could be made"
 
 
 def _row(phase: str, workers: int, costs: list[Cost], video_seconds: float) -> dict[str, Any]:
@@ -187,11 +205,22 @@ def _cpu_seconds() -> float:
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
-def media_files(inputs: Iterable[Path]) -> list[Path]:
+def media_files(inputs: Sequence[Path]) -> list[Path]:
+    """Returns the media files among files and in folders.
+
+    Raises:
+        MediaError: one does not exist, or there is no media file.
+    """
     found = [path for given in inputs for path in (sorted(given.rglob("*")) if given.is_dir() else [given])]
     if missing := [str(path) for path in found if not path.exists()]:
         raise MediaError(f"{', '.join(missing)}: no such file or folder", reason="MISSING")
-    return [path for path in found if path.suffix.lower() in VIDEO_SUFFIXES]
+    media = [path for path in found if path.suffix.lower() in VIDEO_SUFFIXES and path.is_file()]
+    if not media:
+        raise MediaError(
+            f"{', '.join(map(str, inputs))}: no media file; suffixes are {', '.join(sorted(VIDEO_SUFFIXES))}",
+            reason="MISSING",
+        )
+    return media
 
 
 def random_detector(size: str, profile: str, device: str) -> AvffDetector:

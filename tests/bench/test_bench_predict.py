@@ -15,7 +15,7 @@ from avff.media.reader import probe, read_frames
 pytestmark = pytest.mark.slow
 
 
-def test_every_phase_of_a_generated_head_is_a_row(tmp_path):
+def test_every_phase_of_a_generated_head_is_a_row(tmp_path, capsys):
     options = ["--seconds", "4", "--height", "180", "--size", "tiny", "--windows", "1", "--profile", "pretrain"]
     assert bench.main(["predict", "--folder", str(tmp_path), "--workers", "2", "--device", "cpu", *options]) == 0
     report = json.loads((tmp_path / "predict.json").read_text())
@@ -30,8 +30,16 @@ def test_every_phase_of_a_generated_head_is_a_row(tmp_path):
         assert row["video_seconds_per_second"] == pytest.approx(4 / row["wall_seconds"])
     assert all(rows[phase, 0]["cpu_seconds"] > 0 for phase in ("decode", "decode+faces", "prepare", "model"))
     assert rows["prepare", 2]["cpu_seconds"] > 0.1  # of the worker, which has ended
+    speed = 2 * rows["decode+faces", 0]["video_seconds_per_cpu_second"]
+    words = "faster" if speed > 1 else "SLOWER"
+    said = capsys.readouterr().out
+    assert f"decode and faces on 2 cores: {speed:.2f} times real time ({words}; the aim is faster" in said
+    assert f"prepare on 2 cores: {rows['prepare', 2]['video_seconds_per_second']:.2f} times real time" in said
 
 
 def test_a_folder_of_ones_own_and_a_missing_one(tmp_path, capsys):
     assert bench.main(["predict", "--input", str(tmp_path / "none"), "--folder", str(tmp_path)]) == 2
     assert "no such file or folder" in capsys.readouterr().err
+    (tmp_path / "notes.txt").write_text("no media")
+    assert bench.main(["predict", "--input", str(tmp_path), "--folder", str(tmp_path)]) == 2
+    assert "no media file; suffixes are" in capsys.readouterr().err
