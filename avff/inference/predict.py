@@ -110,7 +110,7 @@ def predict_files(
     num_workers: int = 0,
     timeout_seconds: float = PART_TIMEOUT_SECONDS,
 ) -> Generator[TimedPrediction, None, None]:
-    """Yields the verdict on every file, in order; a file that is broken, gone or keeps hanging is undecided.
+    """Yields the verdict on every file once it is there; a file that is broken, gone or keeps hanging is undecided.
 
     Args:
         batch_size, num_workers, timeout_seconds: as for `score_files`.

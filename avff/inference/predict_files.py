@@ -33,6 +33,8 @@ class ScoredFile:
     Attributes:
         problem: why it could not be read, else empty; its parts are then left out.
         seconds: of work on it: reading, as long as that took its worker, and its share of the scoring.
+        is_read: no more of its parts will come.
+        num_waiting: windows that are not yet scored.
     """
 
     path: Path
@@ -51,30 +53,28 @@ def score_files(
     num_workers: int = 0,
     timeout_seconds: float = PART_TIMEOUT_SECONDS,
 ) -> Iterator[ScoredFile]:
-    """Yields every file in order, read and scored.
+    """Yields every file, read and scored, once it is finished: a long one does not hold up those after it.
 
     Args:
         batch_size: windows per forward pass, of as many files as it takes.
         num_workers: cores to read with: processes, each with a file of its own, and where files are fewer, threads
-            within them. 0 reads in this process, where no time-out is possible. No effect on what comes.
+            within them. 0 reads in this process, where no time-out is possible. No effect on what comes but its order.
         timeout_seconds: longest that one part of a file may take.
 
     Raises:
         CheckpointError: the checkpoint does not say how to cut files.
     """
-    files = [ScoredFile(path) for path in paths]
+    unfinished: dict[int, ScoredFile] = {}
     desk = _Desk(detector, batch_size)
-    done = 0
     values = prepare_files(paths, detector, num_workers=num_workers, timeout_seconds=timeout_seconds)
     with contextlib.closing(values):
         for number, prepared in values:
-            _take_in(files[number], prepared, desk)
-            del prepared  # its windows lie in memory that the worker waits for
-            while done < len(files) and _is_finished(files[done]):
-                yield files[done]
-                done += 1
+            _take_in(unfinished.setdefault(number, ScoredFile(paths[number])), prepared, desk)
+            del prepared  # its windows lie in memory that the worker can use again
+            for finished in [n for n, file in unfinished.items() if file.is_read and not file.num_waiting]:
+                yield unfinished.pop(finished)
     desk.score_rest()
-    yield from files[done:]
+    yield from unfinished.values()
 
 
 def prepare_files(
@@ -108,10 +108,6 @@ def _take_in(file: ScoredFile, prepared: "PreparedPart | None", desk: "_Desk") -
     scored = ScoredPart(dataclasses.replace(prepared.part, windows=[]), [])
     file.parts.append(scored)
     desk.add(file, scored, prepared.part.windows)
-
-
-def _is_finished(file: ScoredFile) -> bool:
-    return file.is_read and not file.num_waiting
 
 
 class PreparedPart(NamedTuple):

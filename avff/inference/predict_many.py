@@ -50,7 +50,8 @@ def predict_folder(
     """Predicts every media file below a folder and returns all rows, those of an earlier call included.
 
     Args:
-        output: the CSV. Rows are appended as they come; a file that has a row is not read again.
+        output: the CSV. Rows are appended as they come, and sorted by name at the end; a file that has a row is not read
+            again.
         format: `open-avff` writes `video_name,y_pred` (fake probability, empty when undecided) to `output` at the end,
             and the full table to `<output stem>.full.csv` meanwhile.
         batch_size, num_workers, timeout_seconds: as for `score_files`.
@@ -65,23 +66,26 @@ def predict_folder(
         _check_open_avff(output)
     rows = _continue_table(table, detector.checkpoint_sha256)
     done = {row["video_name"] for row in rows}
-    remaining = [name for name in names if name not in done]
+    remaining = [folder / name for name in names if name not in done]
     there = len(names) - len(remaining)
     predictions = predict_files(
-        [folder / name for name in remaining],
+        sorted(remaining, key=_num_bytes, reverse=True),  # one core reads a file: a long one should not be the last
         detector,
         batch_size=batch_size,
         num_workers=num_workers,
         timeout_seconds=timeout_seconds,
     )
-    found = zip(remaining, predictions, strict=True)
-    shown = progress_bar(found, total=len(names), initial=there, unit="file", description="predict", shown=progress)
+    shown = progress_bar(
+        predictions, total=len(names), initial=there, unit="file", description="predict", shown=progress
+    )
     with table.open("a", newline="", encoding="utf-8") as file, contextlib.closing(predictions):
-        for name, (prediction, seconds) in shown:
-            row = make_table_row(name, prediction, seconds)
-            file.write(_csv_line(row[column] for column in COLUMNS))
+        for prediction, seconds in shown:
+            row = make_table_row(prediction.path.relative_to(folder).as_posix(), prediction, seconds)
+            file.write(_table_line(row))
             file.flush()
             rows.append(row)
+    rows.sort(key=lambda row: row["video_name"])
+    write_durably(table, "".join([_csv_line(COLUMNS), *map(_table_line, rows)]).encode())
     if format == "open-avff":
         write_durably(output, _open_avff(rows).encode())
     return rows
@@ -121,6 +125,13 @@ def _media_names(folder: Path) -> list[str]:
     return names
 
 
+def _num_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:  # gone since the folder was listed: its row will say so
+        return 0
+
+
 def _check_open_avff(path: Path) -> None:
     """Refuses to replace a file that is not an earlier list of the same kind."""
     header = path.read_text(encoding="utf-8").split("\n", 1)[0] if path.is_file() else OPEN_AVFF_HEADER
@@ -154,9 +165,12 @@ def _continue_table(path: Path, checkpoint_sha256: str) -> list[dict[str, str]]:
 
 
 def _open_avff(rows: Sequence[dict[str, str]]) -> str:
-    ordered = sorted(rows, key=lambda row: row["video_name"])
-    lines = [_csv_line((row["video_name"], row["fake_probability"])) for row in ordered]
+    lines = [_csv_line((row["video_name"], row["fake_probability"])) for row in rows]
     return OPEN_AVFF_HEADER + "\n" + "".join(lines)
+
+
+def _table_line(row: dict[str, str]) -> str:
+    return _csv_line(row[column] for column in COLUMNS)
 
 
 def _csv_line(cells: Iterable[str]) -> str:
