@@ -161,7 +161,8 @@ def _saving(
         )
 
     best_steps = max(1, round(interval / step_seconds))
-    goodput, own = share(best_steps * step_seconds), share(config.engine.checkpoint_every_steps * step_seconds)
+    own_steps = min(num_steps, config.engine.checkpoint_every_steps)
+    goodput, own = share(best_steps * step_seconds), share(own_steps * step_seconds)
     hours = stage_seconds / 3600 / goodput if goodput else float("inf")
     return {
         "checkpoint_gb": saved / 1e9,
@@ -189,8 +190,8 @@ def save_seconds(
     blocked = saved / writers / 1e9 / (costs.copy_gb_per_second or cluster.host_copy_gb_per_second)
     nodes = min(writers, cluster.nodes_of(num_gpus))
     node = cluster.node_storage_write_gb_per_second
-    if costs.save_gb_per_second:
-        written = saved / writers / 1e9 / costs.save_gb_per_second
-    else:
-        written = saved / 1e9 / min(cluster.storage_write_gb_per_second, nodes * node) + files / 1e9 / node
+    written = saved / 1e9 / min(cluster.storage_write_gb_per_second, nodes * node) + files / 1e9 / node
+    if costs.save_gb_per_second:  # of a few ranks, which did not meet the limit of a storage that all share
+        shared = saved / 1e9 / cluster.storage_write_gb_per_second
+        written = max(saved / writers / 1e9 / costs.save_gb_per_second, shared)
     return blocked, blocked + written, saved + files
