@@ -23,7 +23,8 @@ what was redone after a kill or made void by a rewind left out, what a kill took
 may go on meanwhile. On the server it replaces what the run had there. To do this by itself every half hour:
   */30 * * * *  cd PROJECT && .venv/bin/python tools/sync_wandb.py runs/*
 
-Ends with 0 when all is sent (or was), 1 when there is no login here, 2 when a run could not be read or sent.
+Ends with 0 when all is sent (or was), 1 when there is no login here or the server does not answer, 2 when a run could
+not be read or sent.
 """
 
 
@@ -62,8 +63,9 @@ def sync(run_dir: Path, *, dry_run: bool, uploads: bool) -> int:
     outcome, directory = upload(merged)
     if outcome == "merged":
         tqdm.write(
-            f"{run_dir}: merged in {directory}, not sent: no login of wandb here. Run `wandb login` and this again, or "
-            "`avff report` for the curves without wandb"
+            f"{run_dir}: merged in {directory}, not sent: there is no login of wandb here, or its server does not answer, "
+            "which was said above then. Run `wandb login`, or wait, and run this again; `avff report` shows the curves "
+            "without wandb"
         )
         return 1
     tqdm.write(f"{run_dir}: {outcome}")
