@@ -7,6 +7,8 @@ Four loaders take turns on the same clips (16 frames of 224 pixels at 5 per seco
   usual        decord on the source file for the same windows, PIL resize, float32, Kaldi filter bank, torch DataLoader
   whole file   the same with 16 frames spread over the whole file and all of its sound, as Open-AVFF reads
 
+The usual way sees whole frames also where --mode faces stores face crops, which are square and cheaper to decode.
+
 clips_per_second_per_core counts the CPU seconds of all processes, the start of workers included, so it holds on a busy
 machine; clips_per_second is by the clock. `page cache`: files are in memory. `cold`: the kernel was asked to drop them
 before (posix_fadvise); disk_megabytes says what this machine then read from its disk, and a virtual disk may have its own
@@ -78,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=Path, metavar="FOLDER", help="media to build shards of (default: generated)")
     parser.add_argument(
         "--shards", type=Path, metavar="DIR", help="read these shards, and without --input nothing else"
+    )
+    parser.add_argument(
+        "--mode",
+        choices=("frame", "faces"),
+        default="frame",
+        help="what is stored of --input: whole frames or face crops",
     )
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="default: 0 2")
     parser.add_argument("--clips", type=int, default=256, help="that avff and webdataset read per turn (default 256)")
@@ -238,11 +246,11 @@ def find_clips(arguments: argparse.Namespace) -> tuple[Path | None, list[Sample]
         return arguments.input, usable_samples(directory), directory
     folder = arguments.folder / "loader" / (arguments.input.name if arguments.input else "generated")
     media = arguments.input or generated_media(folder)
-    built = folder / "clips"
-    config = BuildConfig(mode="frame")
+    built = folder / arguments.mode / "clips"
+    config = BuildConfig(mode=arguments.mode)
     build_shards(plan_build(read_sources(media, split="train", is_fake=0), built, config))
     samples = usable_samples(open_directory(built))
-    shards = folder / f"shards_{arguments.clips}"
+    shards = folder / arguments.mode / f"shards_{arguments.clips}"
     if not (shards / "manifest.json").is_file():
         repeat_clips(samples, shards, arguments.clips)
     return media, samples, open_directory(shards)

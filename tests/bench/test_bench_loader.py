@@ -16,6 +16,7 @@ import bench
 from avff.bench.loader import Contender, find_clips, measure
 from avff.bench.usual_loader import UsualClips, stretches, whole_files
 from avff.config import ClipConfig
+from avff.media.synthetic import SplitPlan, generate_talking_heads
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +60,7 @@ def test_every_loader_has_a_row_per_cache_and_number_of_workers(folder, capsys):
 
 
 def test_shards_without_their_sources_are_compared_with_webdataset_only(folder):
-    shards = folder / "loader" / "generated" / "shards_4"
+    shards = folder / "loader" / "generated" / "frame" / "shards_4"
     assert bench.main(arguments_of(folder, "--workers", "0", "--shards", str(shards))) == 0
     rows = json.loads((folder / "loader.json").read_text())["rows"]
     assert {row["loader"] for row in rows} == {"avff", "webdataset"} and {row["to_usual"] for row in rows} == {None}
@@ -100,3 +101,11 @@ def test_memory_is_read_at_regular_steps(folder):
     rows = json.loads((folder / "loader-memory.json").read_text())["rows"]
     assert [row["step"] for row in rows] == [str(step) for step in range(4, 41, 4)] + ["growth per 1000"]
     assert all(row["workers_uss_megabytes"] > 1 and row["trainer_rss_megabytes"] > 10 for row in rows[:-1])
+
+
+def test_face_crops_are_read_where_faces_are_stored(folder, tmp_path):
+    media = tmp_path / "media"
+    generate_talking_heads(media, plan={"train": SplitPlan(num_people=2, clips_per_person={"RVRA": 1})}, progress=False)
+    arguments = bench.parse_arguments(arguments_of(folder, "--input", str(media), "--mode", "faces"))
+    _, samples, directory = find_clips(arguments)
+    assert len(directory.rows) == 4 and all("face0.mp4" in sample.members for sample in samples)
