@@ -1,8 +1,9 @@
 """Step: the training step, by stage, size, batch, precision, ZeRO stage, compilation and activation checkpointing.
 
 Every combination of the lists is a real update: preprocessing, forward and backward passes, agreement of the ranks, DeepSpeed's
-step. Rounds alternate between the combinations on the same clips, which stay in memory, and the table gives medians. `parts` are
-seconds of preprocessing, of the rest of forward and backward, and of agreement and optimizer, measured in a round of their own.
+step. Rounds alternate between the combinations on the same clips, which stay in memory, and the table gives medians.
+preprocess_seconds, network_seconds (forward and backward) and optimizer_seconds (the ranks' agreement too) come from a round of
+their own, in which the device is waited for in between.
 loss_change and norm_change compare the first update with that of the first row: what a setting does to the numbers.
 mfu is of the GPU's dense bf16 peak, whatever the precision.
 
@@ -51,27 +52,39 @@ NUM_GENERATED, NUM_SAMPLES = 4, 1000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     on_gpu = torch.cuda.is_available()
-    parser.add_argument("--stage", type=int, nargs="+", choices=(1, 3), default=[1], help="default: 1")
-    parser.add_argument("--size", nargs="+", default=["base" if on_gpu else "small"], help="model sizes")
-    parser.add_argument("--batch", type=int, nargs="+", default=[64 if on_gpu else 1], help="clips per rank and step")
-    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     # One rank has nothing to share out: ZeRO would only copy.
-    zero = [0] if distributed.world_size() == 1 else [1]
-    parser.add_argument("--zero", type=int, nargs="+", choices=(0, 1, 2, 3), default=zero)
-    parser.add_argument("--compile", nargs="+", choices=tuple(SWITCHES), default=["off", "on"] if on_gpu else ["off"])
-    parser.add_argument("--activation-checkpointing", nargs="+", choices=("none", "cheap", "blocks"), default=["none"])
+    zero = 0 if distributed.world_size() == 1 else 1
+
+    def add_list(name: str, about: str, default: list[Any], **options: Any) -> None:
+        about += f" (default here: {' '.join(map(str, default))})"
+        parser.add_argument(name, nargs="+", default=default, help=about, **options)
+
+    add_list("--stage", "1: pretraining, 3: fine-tuning", [1], type=int, choices=(1, 3))
+    add_list("--size", "of the model: tiny, small, base, large", ["base" if on_gpu else "small"])
+    add_list("--batch", "clips per rank and step", [64 if on_gpu else 1], type=int)
+    add_list("--precision", "of the passes", ["fp32", "bf16"], choices=("fp32", "bf16"))
+    add_list("--zero", "stage", [zero], type=int, choices=(0, 1, 2, 3))
+    add_list("--compile", "blocks", ["off", "on"] if on_gpu else ["off"], choices=tuple(SWITCHES))
+    add_list("--activation-checkpointing", "what is computed again", ["none"], choices=("none", "cheap", "blocks"))
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="config values of all rows, as in `avff train`"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, after one to warm up (default 3)")
-    parser.add_argument("--steps", type=int, default=10 if on_gpu else 1, help="updates per round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds, after one update to warm up (default 3)")
+    parser.add_argument(
+        "--steps", type=int, default=10 if on_gpu else 1, help="updates per round (default here: %(default)s)"
+    )
     parser.add_argument(
         "--loader",
         metavar="CONFIG",
         help=f"also read the shards of this config's data section, or `{GENERATED}` ones",
     )
-    parser.add_argument("--workers", type=int, default=4 if on_gpu else 1, help="loader processes for generated shards")
-    parser.add_argument("--against", choices=("eager",), help="stage 1 only")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=4 if on_gpu else 1,
+        help="loader processes for generated shards (default here: %(default)s)",
+    )
+    parser.add_argument("--against", choices=("eager",), help="compare with an unfused network; stage 1 only")
 
 
 def run(arguments: argparse.Namespace) -> str:
