@@ -76,7 +76,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--samples",
-        type=int,
+        type=_positive,
         default=240_000,
         metavar="N",
         help="per epoch, where the shards are not there (default %(default)s)",
