@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked import Forks
 from made_samples import STORED_SIDE, build_directory, build_sample
 
 from avff.config import Config
@@ -107,6 +108,13 @@ def tiny_config(tmp_path: Path) -> Callable[..., Config]:
         return from_dict(Config, values, where="tiny_config")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Forks]:
+    """Starts processes without the seconds that imports take: `forks.run(script, *arguments, num_ranks=2, output=...)`."""
+    with Forks() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -1,38 +1,29 @@
 """Starts real processes: `launch(script, num_ranks, *arguments)` runs a worker of tests/engine/workers."""
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from forked import Forks
 
 from avff.config import Config
 from avff.strict_yaml import from_dict
 
 WORKERS = Path(__file__).parent / "workers"
-TIMEOUT_SECONDS = 1800
 
 
 @pytest.fixture(scope="session")
-def launch() -> Callable[..., None]:
-    """Runs `workers/SCRIPT` as one plain process, or under torchrun; callers judge it by the files that it wrote."""
+def launch(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., None]:
+    """Runs `workers/SCRIPT` as one plain process, or as ranks of one job; callers judge it by the files that it wrote."""
 
     def run(script: str, num_ranks: int, *arguments: object) -> None:
-        # --standalone takes any free port: 29500 may belong to another run on this machine.
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-        launcher = torchrun if num_ranks > 1 else []
-        command = [sys.executable, *launcher, str(WORKERS / script), *map(str, arguments)]
-        # One thread per rank: the reference runs in the same arithmetic, and ranks do not fight for cores.
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            command, check=False, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment
-        )
-        if done.returncode:
+        output = tmp_path_factory.mktemp("launch") / "printed.txt"
+        codes = forks.run(WORKERS / script, *arguments, num_ranks=num_ranks, output=output)
+        if any(codes):
             # Not an assertion: now and then a rank of a gloo run fails after it has finished its work.
-            sys.stderr.write(done.stdout[-3000:] + done.stderr[-6000:])
+            sys.stderr.write(f"exit codes {codes}\n{output.read_text()[-9000:]}")
 
     return run
 

@@ -34,16 +34,17 @@ NUM_STEPS = 12
 
 
 @pytest.fixture(scope="module")
-def run_dir(make_config, tmp_path_factory):
+def run_dir(make_config, forks, tmp_path_factory):
     """A run that was started five times."""
     folder = tmp_path_factory.mktemp("experiment")
     config = make_config(name="tiny", runs_dir=str(folder), logging={"wandb": "offline"})
     path = folder / "config.json"
     path.write_text(json.dumps(to_dict(config)))
+    printed = folder / "printed.txt"
     for resume_step, plan, code in STARTS:
-        command = [sys.executable, str(WORKER), str(path), str(resume_step), *plan.split()]
-        done = run(command, folder)
-        assert done.returncode == code, done.stderr
+        words = [path, resume_step, *plan.split()]
+        codes = forks.run(WORKER, *words, output=printed, environment=without_login(folder), timeout_seconds=900)
+        assert codes == [code], printed.read_text()
     return config.run_dir
 
 
@@ -56,15 +57,16 @@ def numbers_of(row):
     return {key[0]: json.loads(value) for key, value in row.items.items() if len(key) == 1 and key[0][0] != "_"}
 
 
-def run(command, home, **environment):
-    """Runs a program for which nobody is logged in to wandb."""
+def without_login(home):
+    """Variables of a program for which nobody is logged in to wandb."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment = {**inherited, "HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=900, cwd=ROOT, env=environment)
+    return {**inherited, "HOME": str(home), "NETRC": str(home / "netrc"), "OMP_NUM_THREADS": "1"}
 
 
 def sync(run_dir, *options, **environment):
-    return run([sys.executable, "tools/sync_wandb.py", str(run_dir), *options], run_dir.parent, **environment)
+    command = [sys.executable, "tools/sync_wandb.py", str(run_dir), *options]
+    environment = {**without_login(run_dir.parent), **environment}
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=900, cwd=ROOT, env=environment)
 
 
 @pytest.mark.slow

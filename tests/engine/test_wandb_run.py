@@ -3,8 +3,6 @@
 import json
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -21,23 +19,18 @@ API_KEY = "0" * 40
 
 
 @pytest.fixture
-def log(tiny_config, tmp_path):
+def log(tiny_config, tmp_path, forks):
     """Logs steps in a process of its own: `log(plan, logging={...}, VARIABLE=...)` returns what it printed."""
 
     def run(plan, *, logging, name="tiny", code=0, **environment):
-        path = tmp_path / "config.json"
+        path, printed = tmp_path / "config.json", tmp_path / f"{name}.txt"
         path.write_text(json.dumps(to_dict(tiny_config(name=name, logging=logging))))
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-        done = subprocess.run(
-            [sys.executable, str(WORKER), str(path), "0", *plan.split()],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            env={**inherited, "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **environment},
-        )
-        assert done.returncode == code, done.stderr
-        return done.stdout + done.stderr
+        environment = {**inherited, "HOME": str(tmp_path), **environment}
+        plan = [path, 0, *plan.split()]
+        codes = forks.run(WORKER, *plan, output=printed, environment=environment, timeout_seconds=300)
+        assert codes == [code], printed.read_text()
+        return printed.read_text()
 
     return run
 
