@@ -177,11 +177,12 @@ def write_checkpoints(device: torch.device, folder: Path) -> None:
         assert [outcome.committed for outcome in saver.begin(3, {"step": 3}, {}, lambda: None)] == [True]
 
 
-def read_checkpoints(device: torch.device, folder: Path) -> dict[str, list]:
-    """Loads each stage's checkpoint into each stage; then trains on."""
+def read_checkpoints(device: torch.device, own_folder: Path, other_folder: Path) -> dict[str, list]:
+    """Loads each stage's checkpoint into each stage, every other one of another number of ranks; then trains on."""
     reference, results = plain_torch("fp32"), {}
     for source in (0, 1, 2, 3):
         for target in (0, 1, 2, 3):
+            folder = (own_folder, other_folder)[(source + target) % 2]
             updater = make_updater(target, "fp32", device, seed=99)
             newest = checkpoint.find_newest(folder / f"stage{source}")
             checkpoint.load(newest, updater.trainables)
@@ -212,8 +213,7 @@ def main(output: str, own_folder: str, other_folder: str) -> None:
     results: dict[str, dict] = {"plain_torch": compare_with_plain_torch(device)}
     write_checkpoints(device, Path(own_folder))
     if other_folder:
-        results["own"] = read_checkpoints(device, Path(own_folder))
-        results["other"] = read_checkpoints(device, Path(other_folder))
+        results["loaded"] = read_checkpoints(device, Path(own_folder), Path(other_folder))
     if distributed.is_main():
         Path(output).write_text(json.dumps(results))
     process.end(0)
