@@ -21,9 +21,9 @@ def clip_bytes(config: Config) -> int:
 
 
 def read_ahead_bytes(config: Config, world_size: int) -> int:
-    """Returns what the loader processes of one rank hold ready."""
+    """Returns what the loader processes of one rank hold: steps that are ready, and the one that each puts together."""
     clips_per_rank = config.engine.global_batch_size // world_size
-    return config.data.num_workers * config.data.prefetch_steps * clips_per_rank * clip_bytes(config)
+    return config.data.num_workers * (config.data.prefetch_steps + 1) * clips_per_rank * clip_bytes(config)
 
 
 def parameter_counts(config: Config) -> tuple[int, int, int]:

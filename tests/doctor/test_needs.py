@@ -36,8 +36,8 @@ def test_what_is_read_ahead_grows_with_workers_and_steps_and_shrinks_with_ranks(
 
     config = tiny_config()
     side, samples = config.clip.load_size, config.clip.num_samples
-    assert ahead(1, 1, 1) == config.engine.global_batch_size * (8 * side * side * 3 + 4 * samples)
-    assert ahead(3, 2, 4) * 4 == 6 * ahead(1, 1, 1)
+    assert ahead(1, 1, 1) == 2 * config.engine.global_batch_size * (8 * side * side * 3 + 4 * samples)
+    assert ahead(3, 2, 4) * 4 == 3 * 3 / 2 * ahead(1, 1, 1)
     assert ahead(0, 4, 1) == 0
 
 
