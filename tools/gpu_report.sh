@@ -5,7 +5,8 @@
 #   tools/gpu_report.sh --dry-run [FOLDER]   the same commands with tiny networks on a CPU, to see that they run
 #
 # FOLDER/report.md holds date, GPU, every command and its table, the most important ones first; FOLDER/<name>/*.json the
-# numbers. A measurement that fails or runs out of time is named at the end, and the others are made all the same.
+# numbers, those of a measurement that was cut off too. One that fails or takes too long is named at the end, and the others
+# are made all the same; a setting that does not fit into memory is a row that says so.
 # PYTHON picks the interpreter (default: .venv/bin/python, else python).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,9 +18,10 @@ if [ "${1:-}" = --dry-run ]; then
 fi
 folder=${1:-runs/gpu_report}
 python=${PYTHON:-.venv/bin/python}
-[ -x "$python" ] || python=python
+command -v "$python" >/dev/null || python=python
 report=$folder/report.md
 limit_seconds=570
+longest_seconds=240 # of one measurement: one that hangs does not take the time of all others
 failed=()
 mkdir -p "$folder"
 
@@ -27,11 +29,14 @@ if [ $dry_run = 1 ]; then
     device="no GPU: a dry run with tiny networks, whose figures mean nothing"
     clip="clip.num_frames=8 clip.image_size=32 clip.hop_samples=100 clip.num_mel_bins=32 clip.num_slices=4"
     base="--size tiny --rounds 1 --steps 1 --set $clip model.critic_width=32"
-    batches=2 batch=2 small=2 checkpoint="--parameters 1000000 --saves 1" predict="--size tiny --seconds 4 --height 240"
+    batches=2 batch=2 small=2 workers=1 checkpoint="--parameters 1000000 --saves 1" predict="--size tiny --seconds 4 --height 240"
 else
-    "$python" -c 'import sys, torch; torch.cuda.is_available() or sys.exit("torch sees no GPU; try tools/gpu_report.sh --dry-run")'
-    device=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | head -1)
-    base="--size base --rounds 3 --steps 8 --set model.size=base"
+    device=$("$python" -c 'import sys, torch
+torch.cuda.is_available() or sys.exit("torch sees no GPU; try tools/gpu_report.sh --dry-run")
+print(torch.cuda.get_device_name(), f"{torch.cuda.get_device_properties(0).total_memory / 2**30:.0f} GiB, torch", torch.__version__)')
+    base="--size base --rounds 3 --steps 8"
+    workers=$(nproc)
+    workers=$((workers < 14 ? workers : 14)) # a loader that can feed eight: what a GPU of a DGX H200 has for itself
     batches="64 128" batch=64 small=32 checkpoint="--parameters 200000000 --saves 2" predict="--size base"
 fi
 
@@ -40,19 +45,25 @@ printf '# avff on %s\n\n%s, revision %s\n' "$device" "$(date -u +%F)" "$(git rev
 # measure NAME COMMAND...: runs it within the time that is left, and adds command and output to the report
 measure() {
     local name=$1 left=$((limit_seconds - SECONDS))
+    left=$((left < longest_seconds ? left : longest_seconds))
     shift
     printf '\n## %s\n\n    %s\n\n```\n' "$name" "$*" | tee -a "$report"
     if [ $left -lt 10 ]; then
         echo "no time left" | tee -a "$report"
         failed+=("$name (no time left)")
-    elif ! timeout "$left" "$@" 2>"$folder/$name.log" | tee -a "$report"; then
-        tail -5 "$folder/$name.log" | tee -a "$report"
-        failed+=("$name (see $folder/$name.log)")
+    else
+        local code=0 reason="see $folder/$name.log"
+        timeout --kill-after=10 "$left" "$@" 2>"$folder/$name.log" | tee -a "$report" || code=${PIPESTATUS[0]}
+        if [ "$code" -ne 0 ]; then
+            case $code in 124 | 137) reason="took longer than $left s, $reason" ;; esac
+            tail -5 "$folder/$name.log" | tee -a "$report"
+            failed+=("$name ($reason)")
+        fi
     fi
     printf '```\n' | tee -a "$report"
 }
 
-# step NAME ARGUMENTS...: `tools/bench.py step` of the paper's size; later values of --set are added to those of all
+# step NAME ARGUMENTS...: `tools/bench.py step` of the paper's size
 step() {
     local name=$1
     shift
@@ -61,7 +72,8 @@ step() {
 }
 
 # shellcheck disable=SC2086
-step stage1 --stage 1 --batch $batches --precision bf16 --compile on off --loader generated --workers "$(nproc)"
+step stage1 --stage 1 --batch $batches --precision bf16 --compile on off
+step stage1_loader --stage 1 --batch $batch --precision bf16 --compile on --loader generated --workers $workers
 step stage3 --stage 3 --batch $batch --precision bf16 --compile on off
 step stage1_precision --stage 1 --batch $small --precision fp32 bf16 --compile on
 step stage1_memory --stage 1 --batch $batch --precision bf16 --compile on --activation-checkpointing none cheap blocks
@@ -76,8 +88,8 @@ measure checkpoint "$python" tools/bench.py checkpoint --ranks 1 $checkpoint --f
 # shellcheck disable=SC2086
 measure predict "$python" tools/bench.py predict $predict --folder "$folder/predict"
 
-echo "$report: written after $SECONDS s"
+printf '\n%s: written after %s s\n' "$report" "$SECONDS" | tee -a "$report"
 if [ ${#failed[@]} -gt 0 ]; then
-    printf 'failed: %s\n' "${failed[@]}"
+    printf 'failed: %s\n' "${failed[@]}" | tee -a "$report"
     exit 1
 fi
