@@ -1,7 +1,5 @@
 """ZeRO 0-3 at 1 and 2 ranks: what comes out of a run computes what the run computed, and starts the next stage."""
 
-import os
-import subprocess
 import sys
 from itertools import product
 from pathlib import Path
@@ -25,19 +23,17 @@ from export_worker import IN_TRAINING, LIVE, ZERO_STAGES, cell_stages, outputs_o
 
 pytestmark = pytest.mark.slow
 WORKER = Path(__file__).parent / "workers" / "export_worker.py"
-TIMEOUT_SECONDS = 1800
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(forks, tmp_path_factory):
     """Folder of runs by number of ranks, and their shards; each launch trains eight little runs."""
     folder = tmp_path_factory.mktemp("exports")
     shards = build_shards(folder / "shards")
     for num_ranks in (1, 2):
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
-        command = [sys.executable, *(torchrun if num_ranks > 1 else []), str(WORKER), str(folder / str(num_ranks))]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        subprocess.run([*command, str(shards)], check=True, timeout=TIMEOUT_SECONDS, env=environment)
+        printed = folder / f"{num_ranks}.txt"
+        codes = forks.run(WORKER, folder / str(num_ranks), shards, num_ranks=num_ranks, output=printed)
+        assert not any(codes), printed.read_text()
     return folder, shards
 
 

@@ -24,19 +24,18 @@ TIMEOUT_SECONDS = 300
 """Far more than any of it takes on a busy machine: a process that hangs ends the test, not the whole suite."""
 
 
-def run_killed(module, name, calls, *, weights, shards, output, **options):
+@pytest.fixture
+def run_killed(forks, tmp_path):
     """Extracts in a process of its own that kills itself inside `module.name`."""
-    arguments = {"checkpoint": str(weights), "shards": [str(shards)], "output": str(output), **IN_PROCESS, **options}
-    command = [
-        sys.executable,
-        WORKERS / "killed_extraction.py",
-        module.__name__,
-        name,
-        str(calls),
-        json.dumps(arguments),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+
+    def run(module, name, calls, *, weights, shards, output, **options):
+        given = {"checkpoint": str(weights), "shards": [str(shards)], "output": str(output), **IN_PROCESS, **options}
+        words, printed = [module.__name__, name, calls, json.dumps(given)], tmp_path / "killed.txt"
+        worker = WORKERS / "killed_extraction.py"
+        codes = forks.run(worker, *words, output=printed, timeout_seconds=TIMEOUT_SECONDS)
+        assert codes == [-signal.SIGKILL], printed.read_text()
+
+    return run
 
 
 def contents(folder):
@@ -55,7 +54,7 @@ def contents(folder):
     ],
 )
 def test_killed_and_continued_gives_the_same_bytes(
-    shard_directory, write_weights, run_extraction, tmp_path, form, module, name, calls, parts_there
+    run_killed, shard_directory, write_weights, run_extraction, tmp_path, form, module, name, calls, parts_there
 ):
     weights = write_weights()
     options = {"weights": weights, "form": form, "part_samples": 5, "batch_size": 4, "level": "slice"}
@@ -70,7 +69,9 @@ def test_killed_and_continued_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_finished_parts_are_not_computed_again(shard_directory, write_weights, run_extraction, tmp_path, monkeypatch):
+def test_finished_parts_are_not_computed_again(
+    run_killed, shard_directory, write_weights, run_extraction, tmp_path, monkeypatch
+):
     options = {"weights": write_weights(), "part_samples": 5}
     run_killed(extract_module, "write_part", 3, shards=shard_directory.path, output=tmp_path / "out", **options)
     read = []
@@ -101,7 +102,7 @@ def test_the_same_shards_elsewhere_are_the_same_extraction(shard_directory, writ
 
 @pytest.mark.parametrize("finished", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_other_settings_in_the_same_folder_are_refused_with_both_values(
-    shard_directory, write_weights, run_extraction, tmp_path, finished
+    run_killed, shard_directory, write_weights, run_extraction, tmp_path, finished
 ):
     weights = write_weights()
     make = lambda **options: run_extraction(shard_directory.path, **{"weights": weights, **options})  # noqa: E731
