@@ -25,7 +25,7 @@ from avff.strict_yaml import to_dict
 
 pytestmark = pytest.mark.slow
 
-NUM_STEPS, STOP_STEP, BATCH = 4, 1, 4
+NUM_STEPS, STOP_STEP, BATCH = 3, 0, 4
 RATE, LAYER_DECAY, NEW_FACTOR, NUM_BLOCKS = 1e-3, 0.5, 2.0, 4
 STAGES = (0, 1, 2, 3)
 CHOICES: dict[str, dict[str, Any]] = {
