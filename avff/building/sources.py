@@ -1,6 +1,7 @@
 """The media files that shards are built from, with what is known about each."""
 
 import hashlib
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -103,7 +104,7 @@ def _with_keys(sources: list[Source]) -> list[Source]:
     keyed = []
     for source, name in zip(sources, plain, strict=True):
         ambiguous = not name or len(name) > _LONGEST_SOURCE_KEY or counts[name] > 1
-        digest = hashlib.sha256(source.name.encode()).hexdigest()[:10]
+        digest = hashlib.sha256(os.fsencode(source.name)).hexdigest()[:10]
         key = f"{name[: _LONGEST_SOURCE_KEY - 11]}-{digest}".lstrip("-") if ambiguous else name
         keyed.append(replace(source, source_key=key))
     return keyed

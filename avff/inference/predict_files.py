@@ -130,13 +130,18 @@ class _Reader:
 
     def __call__(self, number: int, part: int, slot: Slot) -> PreparedPart | None:
         if self._at[0] != number or self._at[1] > part:
-            self._parts = self._detector.read_file(self._paths[number], num_threads=self._num_threads)
+            self._parts = self._read(self._paths[number])
             self._at = (number, 0)
         prepared = None
         while self._at[1] <= part:
             prepared = self._next(Place(number, self._at[1], str(self._paths[number])), slot)
             self._at = (number, self._at[1] + 1)
         return prepared
+
+    def _read(self, path: Path) -> Iterator[FilePart]:
+        if not path.is_file():
+            raise MediaError(f"{path}: no such file", reason="MISSING")
+        yield from self._detector.read_file(path, num_threads=self._num_threads)
 
     def _next(self, place: Place, slot: Slot) -> PreparedPart | None:
         start = time.perf_counter()

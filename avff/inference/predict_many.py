@@ -20,6 +20,8 @@ from avff.progress import progress_bar
 
 Format = Literal["avff", "open-avff"]
 OPEN_AVFF_HEADER = "video_name,y_pred"
+_AS_THEY_ARE = "surrogateescape"
+"""Names are bytes to the file system, and not always UTF-8."""
 COLUMNS = (
     "video_name",
     "verdict",
@@ -78,16 +80,16 @@ def predict_folder(
     shown = progress_bar(
         predictions, total=len(names), initial=there, unit="file", description="predict", shown=progress
     )
-    with table.open("a", newline="", encoding="utf-8") as file, contextlib.closing(predictions):
+    with table.open("a", newline="", encoding="utf-8", errors=_AS_THEY_ARE) as file, contextlib.closing(predictions):
         for prediction, seconds in shown:
             row = make_table_row(prediction.path.relative_to(folder).as_posix(), prediction, seconds)
             file.write(_table_line(row))
             file.flush()
             rows.append(row)
     rows.sort(key=lambda row: row["video_name"])
-    write_durably(table, "".join([_csv_line(COLUMNS), *map(_table_line, rows)]).encode())
+    write_durably(table, "".join([_csv_line(COLUMNS), *map(_table_line, rows)]).encode(errors=_AS_THEY_ARE))
     if format == "open-avff":
-        write_durably(output, _open_avff(rows).encode())
+        write_durably(output, _open_avff(rows).encode(errors=_AS_THEY_ARE))
     return rows
 
 
@@ -134,7 +136,7 @@ def _num_bytes(path: Path) -> int:
 
 def _check_open_avff(path: Path) -> None:
     """Refuses to replace a file that is not an earlier list of the same kind."""
-    header = path.read_text(encoding="utf-8").split("\n", 1)[0] if path.is_file() else OPEN_AVFF_HEADER
+    header = path.read_text("utf-8", _AS_THEY_ARE).split("\n", 1)[0] if path.is_file() else OPEN_AVFF_HEADER
     if header != OPEN_AVFF_HEADER:
         raise EvaluationError(f"{path}: its header is {header!r}, not {OPEN_AVFF_HEADER!r}; give another --output")
 
@@ -147,8 +149,8 @@ def _continue_table(path: Path, checkpoint_sha256: str) -> list[dict[str, str]]:
     if not whole:
         write_durably(path, _csv_line(COLUMNS).encode())
         return []
-    rows = list(csv.DictReader(io.StringIO(whole.decode("utf-8"), newline="")))
-    header = whole.split(b"\n", 1)[0].decode("utf-8")
+    rows = list(csv.DictReader(io.StringIO(whole.decode("utf-8", _AS_THEY_ARE), newline="")))
+    header = whole.split(b"\n", 1)[0].decode("utf-8", _AS_THEY_ARE)
     if header != ",".join(COLUMNS):
         raise EvaluationError(
             f"{path}: its header is {header!r}, not that of a table of predictions; give another --output"

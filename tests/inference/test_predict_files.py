@@ -75,6 +75,13 @@ def test_equal_batches_give_equal_bits_with_any_number_of_workers(paths, frame_d
     assert predict_file(paths[2], frame_detector, num_workers=3) == first
 
 
+def test_a_file_that_is_gone_when_its_turn_comes_is_undecided(paths, frame_detector):
+    gone = paths[0].with_name("gone.mp4")
+    found = {p.path: p for p, _ in predict_files([gone, paths[1]], frame_detector)}
+    assert found[gone].verdict == "UNDECIDED" and found[gone].reason.startswith("MISSING: ")
+    assert found[paths[1]] == predict_file(paths[1], frame_detector)
+
+
 def test_a_batch_holds_windows_of_several_files(paths, frame_detector):
     batches = []
 

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 
 import pytest
 
@@ -52,6 +53,17 @@ def test_an_interrupted_folder_continues_without_reading_files_again(folder, fra
     assert read_again == ["a, mute.mp4"]
     timeless = [[{**row, "seconds_spent": ""} for row in rows] for rows in (whole, continued, read(output))]
     assert timeless[0] == timeless[1] == timeless[2]
+
+
+def test_names_that_are_not_unicode_are_kept_as_they_are(write_video, frame_detector, tmp_path):
+    folder, output = tmp_path / "videos", tmp_path / "out.csv"
+    folder.mkdir()
+    name = os.fsdecode(b"caf\xe9.mp4")  # Latin-1
+    (folder / name).write_bytes(b"not a video")
+    for _ in range(2):  # the second reads the first's table
+        rows = predict_folder(folder, frame_detector, output, format="open-avff", progress=False)
+        assert [row["video_name"] for row in rows] == [name]
+    assert output.read_bytes() == b"video_name,y_pred\ncaf\xe9.mp4,\n"
 
 
 def test_a_log_file_gets_lines_instead_of_a_progress_bar(folder, frame_detector, tmp_path, capsys, caplog):
