@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from avff.files import write_durably
@@ -24,6 +22,9 @@ def draw_panel(reconstruction: Any, keys: tuple[str, ...], path: Path, *, title:
     the spectrogram likewise. The model predicts patches less their mean and over their contrast (as it is trained), so
     both are taken from the original, which the caption says.
     """
+    # Imported here and not above: half a second of every rank's start, for what one rank draws now and then.
+    from matplotlib.figure import Figure
+
     clips = len(keys)
     figure = Figure(figsize=(11, 7.6 * clips), layout="constrained")
     figure.suptitle(f"{title}\n{CAPTION}", fontsize="medium")
@@ -64,7 +65,7 @@ def _draw_spectrograms(figure: Any, reconstruction: Any, clip: int) -> None:
         "filled in": reconstruction.mel_filled_BMF[clip].float().cpu().numpy(),
     }
     low, high = np.percentile(true_MF, [1, 99.5])
-    grid: list[Axes] = list(figure.subplots(len(rows), 1, sharex=True))
+    grid = list(figure.subplots(len(rows), 1, sharex=True))
     for axes, (name, mel_MF) in zip(grid, rows.items(), strict=True):
         axes.set_facecolor(str(GREY))
         axes.imshow(mel_MF.T, origin="lower", aspect="auto", vmin=low, vmax=high, interpolation="nearest", cmap="magma")
