@@ -64,16 +64,17 @@ def barrier() -> None:
 class _AllGatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        gathered = [torch.empty_like(x) for _ in range(dist.get_world_size())]
-        dist.all_gather(gathered, x.contiguous())
-        return torch.stack(gathered)
+        # Flat, for gloo takes no stacked tensors.
+        gathered = x.new_empty(dist.get_world_size() * x.numel())
+        dist.all_gather_into_tensor(gathered, x.flatten())
+        return gathered.view(-1, *x.shape)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        # Every rank computes the loss over all clips, so this rank's clips receive a gradient from each rank.
-        gradient = gradient.contiguous()
-        dist.all_reduce(gradient)
-        return gradient[dist.get_rank()]
+        # Every rank's loss reads this rank's part, so each of them has a gradient for it.
+        own = gradient.new_empty(gradient[0].numel())
+        dist.reduce_scatter_tensor(own, gradient.flatten())
+        return own.view(gradient.shape[1:])
 
 
 def all_gather_with_gradient(x: Tensor) -> Tensor:
@@ -83,9 +84,9 @@ def all_gather_with_gradient(x: Tensor) -> Tensor:
         x: any shape, equal on all ranks.
 
     Returns:
-        (world_size, *x.shape). The backward pass sums the gradients that all ranks hold for this rank's
-        part; with the mean over ranks that data parallelism takes of parameter gradients, a loss that
-        every rank computes over the whole gathered batch has exactly the single-process gradient.
+        (world_size, *x.shape). The backward pass gives each rank the sum of the gradients that all ranks hold for its
+        part: the gradient of the sum of their losses. Data parallelism's mean over ranks makes of it the gradient of
+        their mean.
     """
     if world_size() == 1:
         return x.unsqueeze(0)

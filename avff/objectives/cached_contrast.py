@@ -27,11 +27,12 @@ class Embeddings(NamedTuple):
 
 
 class CachedContrast(NamedTuple):
-    """A group's contrastive loss, and its derivatives at the embeddings of one of its micro batches.
+    """This rank's share of a group's contrastive loss, and the derivatives at the embeddings of one micro batch.
 
     Attributes:
-        loss: scalar; the same for every micro batch and rank that shares the group.
-        derivatives: by each of the embeddings, scaled so that the mean over micro batches and ranks is that of `loss`.
+        loss: scalar; the same for every micro batch of the group. Its mean over ranks is the group's loss.
+        derivatives: by each of the embeddings, scaled so that the mean over micro batches and ranks is that of the
+            group's loss.
     """
 
     loss: Tensor
@@ -39,7 +40,7 @@ class CachedContrast(NamedTuple):
 
 
 def cache_contrast(parts: Sequence[Embeddings], group_size: int) -> list[CachedContrast]:
-    """Computes one group's loss from embeddings alone; a collective.
+    """Computes this rank's share of one group's loss from embeddings alone; a collective.
 
     Args:
         parts: this rank's run of the group, one item per micro batch, without gradient.
@@ -60,7 +61,7 @@ def cache_contrast(parts: Sequence[Embeddings], group_size: int) -> list[CachedC
 
 
 def cached_loss(cached: CachedContrast, embeddings: Embeddings) -> Tensor:
-    """Returns the value of the group's loss, with the cached derivatives as its gradient by the embeddings."""
+    """Returns the value of the cached loss, with the cached derivatives as its gradient by the embeddings."""
     products = [(x * by_x).sum() for x, by_x in zip(embeddings, cached.derivatives, strict=True)]
     linear = torch.stack(products).sum()
     return cached.loss + (linear - linear.detach())

@@ -17,37 +17,36 @@ def contrastive_loss(video_BSD: Tensor, audio_BSD: Tensor, temperature: Tensor, 
     clip, the same slice of other clips, and other slices of other clips. The reverse direction likewise; the two
     are averaged. At clip level S is 1 and the negatives are the G - 1 other clips.
 
-    Clips are gathered over ranks with gradient: every rank computes the loss of every group, so its mean over
-    ranks, and the gradient that data parallelism averages, are those of one process holding all clips.
+    This rank's pictures look for their sounds among those of all ranks, and its sounds for their pictures: of the
+    similarities it computes its own rows alone, so that its work grows with G and not with its square. Embeddings
+    are gathered with gradient, and every rank holds equally many, so that the mean of the losses over ranks, and
+    the gradient that data parallelism averages, are those of one process holding all clips.
 
     Args:
         video_BSD, audio_BSD: float32 embeddings of this rank's clips, any length; normalised here.
         temperature: (1,) float32.
         group_size: G, clips of one contrastive group over all ranks.
 
+    Returns:
+        This rank's share, a scalar: the mean over its own pictures and sounds.
+
     Source:
         AVFF-SPEC §1.1: InfoNCE over B x K pairs of slice means.
     """
-    video_GND = _gather_groups(F.normalize(video_BSD, dim=-1), group_size)
-    audio_GND = _gather_groups(F.normalize(audio_BSD, dim=-1), group_size)
-    logits_GNN = video_GND @ audio_GND.transpose(1, 2) / temperature
-    groups, pairs = logits_GNN.shape[:2]
-    target = torch.arange(pairs, device=logits_GNN.device).expand(groups, pairs)
-    video_to_audio = F.cross_entropy(logits_GNN.transpose(1, 2), target)
-    audio_to_video = F.cross_entropy(logits_GNN, target)
-    return (video_to_audio + audio_to_video) / 2
-
-
-def _gather_groups(x_BSD: Tensor, group_size: int) -> Tensor:
-    """Returns (groups, group_size * S, D) in the order of the global batch.
-
-    Each rank holds an equal run of every group, one group after another (DESIGN §6).
-    """
-    x_RBSD = distributed.all_gather_with_gradient(x_BSD)
-    ranks, clips = x_RBSD.shape[:2]
+    ranks, clips = distributed.world_size(), len(video_BSD)
     if ranks * clips % group_size or group_size % ranks:
         raise ConfigError(
             f"pretrain.contrastive_group_size {group_size} has to divide the {ranks * clips} clips of one forward pass "
             f"({clips} on each of {ranks} ranks) and be a multiple of the ranks"
         )
-    return rearrange(x_RBSD, "r (g b) s d -> g (r b s) d", b=group_size // ranks)
+    # Each rank holds an equal run of every group, one group after another (DESIGN §6): Q of a group's N pairs.
+    run = group_size // ranks
+    own_2BSD = F.normalize(torch.stack([video_BSD, audio_BSD]), dim=-1)
+    sought_R2BSD = distributed.all_gather_with_gradient(own_2BSD.flip(0))
+    own_2GQD = rearrange(own_2BSD, "m (g b) s d -> m g (b s) d", b=run)
+    sought_2GND = rearrange(sought_R2BSD, "r m (g b) s d -> m g (r b s) d", b=run)
+    logits_2GQN = (own_2GQD / temperature) @ sought_2GND.transpose(-1, -2)
+    num_own = own_2GQD.shape[2]
+    positive_Q = torch.arange(num_own, device=video_BSD.device) + distributed.rank() * num_own
+    positive_2GQ = positive_Q.expand(logits_2GQN.shape[:-1])
+    return F.cross_entropy(logits_2GQN.flatten(0, 2), positive_2GQ.flatten())

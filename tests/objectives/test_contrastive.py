@@ -1,17 +1,17 @@
-"""InfoNCE against three lines, and the same loss and gradient on one and two processes."""
-
-from pathlib import Path
+"""InfoNCE against three lines, and the same loss and gradient on 1, 2 and 4 processes that share the work."""
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from avff.errors import ConfigError
+from avff.objectives.cached_contrast import Embeddings, cache_contrast
 from avff.objectives.contrastive import contrastive_loss
 
-CLIPS, SLICES, WIDTH, RANKS = 8, 3, 5, 2
+CLIPS, SLICES, WIDTH = 8, 3, 5
 GROUP_SIZES = (8, 4)
 
 
@@ -55,46 +55,93 @@ def test_a_group_that_does_not_fit_is_named() -> None:
         contrastive_loss(video, audio, torch.tensor([0.1]), group_size=3)
 
 
-class Embed(torch.nn.Module):
-    """A network small enough to compare gradients of, its temperature included."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(5)
-        self.video, self.audio = torch.nn.Linear(WIDTH, 4).double(), torch.nn.Linear(WIDTH, 4).double()
-        self.temperature = torch.nn.Parameter(torch.tensor([0.2], dtype=torch.float64))
-
-    def forward(self, video: torch.Tensor, audio: torch.Tensor, group_size: int) -> torch.Tensor:
-        return contrastive_loss(self.video(video), self.audio(audio), self.temperature, group_size)
+def one_process(group_size: int) -> tuple[torch.Tensor, ...]:
+    """Returns loss, gradients of pictures, sounds and temperature, and the FLOP of one process holding all clips."""
+    video, audio = (x.requires_grad_() for x in embeddings())
+    temperature = torch.tensor([0.2], dtype=torch.float64, requires_grad=True)
+    with FlopCounterMode(display=False) as flop:
+        loss = contrastive_loss(video, audio, temperature, group_size)
+        loss.backward()
+    return loss.detach(), video.grad, audio.grad, temperature.grad, torch.tensor(flop.get_total_flops())
 
 
-def _worker(rank: int, folder: str) -> None:
+def own_clips(rank: int, num_ranks: int, group_size: int) -> torch.Tensor:
+    """From each group of the global batch a rank takes its run, as the loader does (DESIGN §6)."""
+    return torch.arange(CLIPS).view(CLIPS // group_size, num_ranks, -1)[:, rank].flatten()
+
+
+def _worker(rank: int, num_ranks: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=num_ranks)
     results = {}
     for group_size in GROUP_SIZES:
-        # From each group of the global batch this rank takes its run, as the loader does (DESIGN §6).
-        runs = torch.arange(CLIPS).view(CLIPS // group_size, RANKS, group_size // RANKS)[:, rank].flatten()
-        model = Embed()
-        loss = model(*(x[runs] for x in embeddings()), group_size)
-        loss.backward()
-        for parameter in model.parameters():
-            dist.all_reduce(parameter.grad)
-            parameter.grad /= RANKS
-        results[group_size] = loss.detach(), [p.grad for p in model.parameters()]
+        own = own_clips(rank, num_ranks, group_size)
+        video, audio = (x[own].requires_grad_() for x in embeddings())
+        temperature = torch.tensor([0.2], dtype=torch.float64, requires_grad=True)
+        with FlopCounterMode(display=False) as flop:
+            loss = contrastive_loss(video, audio, temperature, group_size)
+            loss.backward()
+        found = loss.detach(), video.grad, audio.grad, temperature.grad, torch.tensor(flop.get_total_flops())
+        results[group_size] = found
+    # Two passes: here each micro batch is a clip, and a group all of them.
+    own = own_clips(rank, num_ranks, CLIPS)
+    video, audio = (x[own] for x in embeddings())
+    temperature = torch.tensor([0.2], dtype=torch.float64)
+    parts = [Embeddings(v, a, temperature) for v, a in zip(video.split(1), audio.split(1), strict=True)]
+    cached = cache_contrast(parts, CLIPS)
+    by_video, by_audio, by_temperature = zip(*(item.derivatives for item in cached), strict=True)
+    micro_batches = len(parts)
+    results["cached"] = (
+        torch.stack([item.loss for item in cached]).mean(),
+        torch.cat(by_video) / micro_batches,
+        torch.cat(by_audio) / micro_batches,
+        torch.stack(by_temperature).mean(dim=0),
+    )
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
+@pytest.fixture(scope="module", params=[2, 4], ids=lambda num_ranks: f"{num_ranks} ranks")
+def by_rank(request, tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("ranks")
+    mp.spawn(_worker, args=(request.param, str(folder)), nprocs=request.param)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(request.param)]
+
+
 @pytest.mark.slow
-def test_two_processes_have_the_loss_and_gradient_of_one(tmp_path: Path) -> None:
-    mp.spawn(_worker, args=(str(tmp_path),), nprocs=RANKS)
-    for group_size in GROUP_SIZES:
-        model = Embed()
-        loss = model(*embeddings(), group_size)
-        loss.backward()
-        for rank in range(RANKS):
-            their_loss, gradients = torch.load(tmp_path / f"{rank}.pt")[group_size]
-            torch.testing.assert_close(their_loss, loss.detach())
-            for theirs, parameter in zip(gradients, model.parameters(), strict=True):
-                torch.testing.assert_close(theirs, parameter.grad)
+@pytest.mark.parametrize("which", [*GROUP_SIZES, "cached"])
+def test_the_mean_over_ranks_has_the_loss_and_gradient_of_one_process(by_rank, which) -> None:
+    group_size = CLIPS if which == "cached" else which
+    loss, by_video, by_audio, by_temperature, _ = one_process(group_size)
+    losses, videos, audios, temperatures = zip(*(found[which][:4] for found in by_rank), strict=True)
+    torch.testing.assert_close(torch.stack(losses).mean(), loss)
+    torch.testing.assert_close(torch.stack(temperatures).mean(dim=0), by_temperature)
+    num_ranks = len(by_rank)
+    for rank in range(num_ranks):
+        own = own_clips(rank, num_ranks, group_size)
+        # Every clip is one rank's, so that of the mean over ranks only this rank's share is not 0.
+        torch.testing.assert_close(videos[rank] / num_ranks, by_video[own])
+        torch.testing.assert_close(audios[rank] / num_ranks, by_audio[own])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_a_rank_scores_its_own_pictures_and_sounds(by_rank, group_size) -> None:
+    """A rank that took another's rows for its own would still have a loss."""
+    video, audio = (F.normalize(x, dim=-1).view(-1, group_size * SLICES, WIDTH) for x in embeddings())
+    logits_GNN = video @ audio.transpose(1, 2) / 0.2
+    to_audio, to_video = (-logits_GNN.log_softmax(dim).diagonal(dim1=1, dim2=2) for dim in (2, 1))
+    for rank, found in enumerate(by_rank):
+        own = slice(rank * group_size * SLICES // len(by_rank), (rank + 1) * group_size * SLICES // len(by_rank))
+        expected = (to_audio[:, own].mean() + to_video[:, own].mean()) / 2
+        torch.testing.assert_close(found[group_size][0], expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("group_size", GROUP_SIZES)
+def test_no_rank_multiplies_more_than_its_share_of_all_pairs(by_rank, group_size) -> None:
+    pairs = CLIPS // group_size * (group_size * SLICES) ** 2
+    forward_and_backward, directions = 3, 2
+    total = forward_and_backward * directions * 2 * pairs * WIDTH
+    assert one_process(group_size)[-1] == total
+    assert [found[group_size][-1] for found in by_rank] == [total // len(by_rank)] * len(by_rank)
