@@ -70,7 +70,8 @@ class LookAhead(Iterator[StepBatch]):
     """Passes steps on as they come, and fetches the next one early where that costs nothing.
 
     Attributes:
-        idle_seconds: for which the device had nothing to do while the step last passed on was fetched early.
+        idle_seconds: that fetching the next step early took, where the device was done before it; else 0. At most so
+            long it had nothing to do.
     """
 
     def __init__(self, steps: Iterator[StepBatch], prefetcher: DevicePrefetcher):
