@@ -1,4 +1,4 @@
-"""What one forward pass contrasts: every rank computes the loss of every group (avff.objectives.contrastive)."""
+"""What one forward pass contrasts: each rank its own clips with their whole groups (avff.objectives.contrastive)."""
 
 from typing import NamedTuple
 
@@ -6,16 +6,14 @@ from avff.config import Config
 
 
 class Pairs(NamedTuple):
-    """Of all ranks' clips of one forward pass; of one group where it takes two passes.
+    """Of one forward pass; of one group where it takes two passes.
 
     Attributes:
-        clips: whose embeddings are gathered.
-        embeddings: of those clips and one modality.
-        similarities: of sounds with pictures, all groups together.
-        products_per_update: how often an update computes such similarities.
+        embeddings: of all ranks' clips, both modalities, which are gathered.
+        similarities: that one rank computes, of its own sounds and of its own pictures.
+        products_per_update: how often an update does.
     """
 
-    clips: int
     embeddings: int
     similarities: int
     products_per_update: int
@@ -24,10 +22,9 @@ class Pairs(NamedTuple):
 def contrast_pairs(config: Config, num_ranks: int) -> Pairs:
     """Returns zeros where nothing is contrasted."""
     if config.stage != "pretrain" or config.pretrain.contrastive_weight == 0:
-        return Pairs(0, 0, 0, 0)
+        return Pairs(0, 0, 0)
     passes = config.passes_per_group(num_ranks)
     per_clip = 1 if config.pretrain.contrastive_level == "clip" else config.clip.num_slices
-    clips = passes * config.engine.micro_batch_size * num_ranks
-    group = config.pretrain.contrastive_group_size
-    similarities = clips // group * (group * per_clip) ** 2
-    return Pairs(clips, clips * per_clip, similarities, config.accumulation_steps(num_ranks) // passes)
+    own = 2 * passes * config.engine.micro_batch_size * per_clip
+    sought = config.pretrain.contrastive_group_size * per_clip
+    return Pairs(own * num_ranks, own * sought, config.accumulation_steps(num_ranks) // passes)

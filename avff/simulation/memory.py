@@ -16,8 +16,10 @@ from avff.simulation.parameters import Sizes
 from avff.simulation.traffic import FP32_BYTES, LIVE_ELEMENTS, PERSISTENT_ELEMENTS
 
 MOMENTS = 2
-SIMILARITY_COPIES = 5
-"""Of the similarities: products, logits, two log-softmaxes, a gradient."""
+SIMILARITY_COPIES = 3
+"""Of the similarities: logits, log-softmax, a gradient."""
+GATHERED_COPIES = 4
+"""Of all ranks' embeddings: as gathered, by groups, and the gradients of both."""
 RESERVED_BYTES = 2e9
 """Assumed: CUDA's context, kernels, and the allocator's gaps."""
 
@@ -34,7 +36,7 @@ class Memory(NamedTuple):
         reduced: what is left of them until the step.
         buckets: buffers for gradients on their way, at the worst moment.
         gathered: ZeRO-3's weights of other ranks, at the worst moment.
-        contrast: similarities of all pairs of a forward pass, which every rank computes.
+        contrast: all ranks' embeddings of a forward pass, and the similarities of this rank's with them.
         per_clip: activations and inputs of one clip of a micro batch.
         cast: copies of the matrices in bf16.
         kept_buckets, kept_gathered: what of `buckets` and `gathered` stays between updates.
@@ -73,10 +75,14 @@ class Memory(NamedTuple):
 def rank_memory(config: Config, trained: Sequence[Sizes], num_ranks: int) -> Memory:
     """Returns what each of `num_ranks` ranks holds in training."""
     parts = [_held(sizes, sizes.zero_stage(config), num_ranks) for sizes in trained]
+    pairs = contrast_pairs(config, num_ranks)
+    contrast = SIMILARITY_COPIES * pairs.similarities
+    if num_ranks > 1:
+        contrast += GATHERED_COPIES * pairs.embeddings * config.model.encoder.width
     summed = Memory(*(sum(values) for values in zip(*parts, strict=True)))
     is_bf16 = config.engine.precision == "bf16"
     return summed._replace(
-        contrast=SIMILARITY_COPIES * FP32_BYTES * contrast_pairs(config, num_ranks).similarities,
+        contrast=float(FP32_BYTES * contrast),
         per_clip=activation_megabytes(config) * 1e6 * (1 if is_bf16 else 2) + _input_bytes(config),
         cast=summed.cast if is_bf16 else 0.0,
     )

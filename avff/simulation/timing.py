@@ -27,7 +27,7 @@ class StepTime(NamedTuple):
         compute: forward and backward passes of all micro batches.
         communication: all collectives, one after the other.
         exposed: what of that nothing hides.
-        contrast: similarities of the contrastive groups, in fp32.
+        contrast: similarities of its own clips with their contrastive groups, in fp32.
         optimizer: Adam, on this rank's share.
         wait: for the loader or the storage, beyond all this.
         loader_cores: that one GPU's clips take to decode.
@@ -63,7 +63,7 @@ def compute_seconds(config: Config, cluster: Cluster, costs: Costs, num_gpus: in
 
 
 def contrast_seconds(config: Config, cluster: Cluster, costs: Costs, num_gpus: int) -> float:
-    """Returns one forward and two backward products of an update, of all groups on every rank."""
+    """Returns one forward and two backward products of an update."""
     pairs = contrast_pairs(config, num_gpus)
     flop = 3 * 2 * pairs.similarities * config.model.encoder.width * pairs.products_per_update
     return flop / (cluster.peak_fp32_tflops * 1e12 * costs.mfu * _cores_of(cluster, num_gpus))

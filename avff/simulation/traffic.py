@@ -90,13 +90,13 @@ def update_traffic(config: Config, trained: Sequence[Sizes], num_ranks: int) -> 
 
 
 def _contrast(config: Config, num_ranks: int) -> Iterator[Collective]:
-    """Embeddings of both modalities: gathered forward, and their gradients summed backward."""
+    """Embeddings: gathered forward, and their gradients summed by their owners backward."""
     pairs = contrast_pairs(config, num_ranks)
-    if not pairs.clips:
+    if not pairs.embeddings:
         return
-    num_bytes, count = FP32_BYTES * pairs.embeddings * config.model.encoder.width, 2 * pairs.products_per_update
-    yield Collective("all_gather", num_bytes, count, "contrast")
-    yield Collective("all_reduce", num_bytes, count, "contrast")
+    num_bytes = FP32_BYTES * pairs.embeddings * config.model.encoder.width
+    yield Collective("all_gather", num_bytes, pairs.products_per_update, "contrast")
+    yield Collective("reduce_scatter", num_bytes, pairs.products_per_update, "contrast")
 
 
 def _stage_0(

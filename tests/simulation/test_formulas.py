@@ -6,16 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from avff.config import Config, load_config
 from avff.errors import ConfigError
+from avff.objectives.contrastive import contrastive_loss
 from avff.simulation.cluster import Links, load_cluster
+from avff.simulation.contrast import contrast_pairs
 from avff.simulation.costs import Costs
 from avff.simulation.memory import memory_by_stage, rank_memory
 from avff.simulation.parameters import trainable_sizes
 from avff.simulation.saving import best_interval, goodput
 from avff.simulation.stage import scaled_config, simulate
-from avff.simulation.timing import exposed_seconds, step_time
+from avff.simulation.timing import contrast_seconds, exposed_seconds, step_time
 from avff.simulation.traffic import Collective, buckets, ring_share, update_traffic
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +79,30 @@ def test_what_each_zero_stage_sends_of_gradients_and_weights(config):
     assert sent(0, "weights") == 0
     assert sent(1, "weights") == pytest.approx(once, rel=1e-3)
     assert sent(3, "weights") == pytest.approx(2 * once, rel=1e-2)
+
+
+@pytest.mark.parametrize("level", ["slice", "clip"])
+def test_contrast_is_as_much_work_as_torch_counts(config, level):
+    pretrain = replace(config.pretrain, contrastive_group_size=2, contrastive_level=level)
+    config = staged(replace(config, pretrain=pretrain), 0, micro_batch_size=4, global_batch_size=8)
+    slices, width = config.clip.num_slices if level == "slice" else 1, config.model.encoder.width
+    video, audio = (torch.randn(4, slices, width, requires_grad=True) for _ in range(2))
+    with FlopCounterMode(display=False) as counted:
+        contrastive_loss(video, audio, torch.tensor([0.1]), group_size=2).backward()
+    pairs = contrast_pairs(config, 1)
+    assert pairs.products_per_update == 2
+    assert 3 * 2 * pairs.similarities * width == counted.get_total_flops()
+
+
+def test_contrast_grows_with_the_gpus_and_not_with_their_square(config):
+    cluster, work = load_cluster(ROOT / "configs/clusters/h200.yaml"), {}
+    for num_gpus in (8, 64, 128, 256, 1000):
+        scaled = scaled_config(config, num_gpus, "weak")
+        work[num_gpus] = contrast_seconds(scaled, cluster, Costs(), num_gpus)
+    assert work[8] == work[64]  # the same clips of each GPU, in groups of the same size
+    # From here on the group grows with the GPUs, as each of them has to hold a clip of it.
+    assert work[128] == pytest.approx(2 * work[64])
+    assert work[1000] / work[256] == pytest.approx(1000 / 256)
 
 
 def test_one_rank_sends_nothing(config):
