@@ -14,7 +14,8 @@ machine; clips_per_second is by the clock. `page cache`: files are in memory. `c
 before (posix_fadvise); disk_megabytes says what this machine then read from its disk, and a virtual disk may have its own
 cache. to_usual compares clips per second per core with `usual` of the same turn.
 
---memory reads steps instead, and shows whether the memory of trainer and workers grows.
+--profile shows instead where the time of a clip of avff goes, on a quiet machine; --memory reads steps, and shows whether the memory of trainer
+and workers grows.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from avff.bench import loader_memory
+from avff.bench.loader_profile import profile_batches
 from avff.bench.report import write_report
 from avff.bench.seek import repeat_clips
 from avff.bench.stock_webdataset import webdataset_batches
@@ -96,6 +98,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--windows", type=int, default=1, help="data.windows_per_sample of avff (default 1)")
     parser.add_argument("--rounds", type=int, default=2, help="medians are shown (default 2)")
+    parser.add_argument(
+        "--profile", action="store_true", help="show where avff spends its time on a clip, in one process"
+    )
     parser.add_argument("--memory", action="store_true", help="read --steps steps of small clips and watch the memory")
     parser.add_argument("--steps", type=int, default=10_000, help="for --memory (default 10000)")
 
@@ -106,6 +111,10 @@ def run(arguments: argparse.Namespace) -> str:
         return loader_memory.run(arguments)
     torch.set_num_threads(1)  # as in a worker
     contenders = make_contenders(arguments)
+    about = {name: _plain(value) for name, value in vars(arguments).items() if name != "run"}
+    if arguments.profile:
+        rows = profile_batches(contenders[0].batches, arguments.clips)
+        return write_report(arguments.folder / "loader-profile.json", rows, about)
     turns: dict[tuple[str, int, str], list[Turn]] = {}
     for contender in contenders:
         measure(contender, 0)  # imports, caches
@@ -126,7 +135,6 @@ def run(arguments: argparse.Namespace) -> str:
         }
         for (name, num_workers, cache), found in turns.items()
     ]
-    about = {name: _plain(value) for name, value in vars(arguments).items() if name != "run"}
     return write_report(arguments.folder / "loader.json", rows, about)
 
 

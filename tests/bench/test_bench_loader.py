@@ -109,3 +109,13 @@ def test_face_crops_are_read_where_faces_are_stored(folder, tmp_path):
     arguments = bench.parse_arguments(arguments_of(folder, "--input", str(media), "--mode", "faces"))
     _, samples, directory = find_clips(arguments)
     assert len(directory.rows) == 4 and all("face0.mp4" in sample.members for sample in samples)
+
+
+def test_parts_of_a_clip_add_up(folder, capsys):
+    assert bench.main(arguments_of(folder, "--profile")) == 0
+    rows = json.loads((folder / "loader-profile.json").read_text())["rows"]
+    found = {row["part"]: row["milliseconds_per_clip"] for row in rows}
+    assert all(spent > 0 for spent in found.values())
+    whole = found.pop("all")
+    assert found.pop("pictures: to RGB") + found.pop("pictures: copy") < found["pictures"]
+    assert sum(found.values()) == pytest.approx(whole)
