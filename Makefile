@@ -13,7 +13,7 @@ SOAK_KILLS ?= 10
 
 help:
 	@echo "make demo        generate data, train all three stages, evaluate, predict   (10 minutes on 2 cores)"
-	@echo "make bench       measure decoding, loader, training step, prediction, checkpoints   (10 to 15 minutes on 2 cores)"
+	@echo "make bench       measure decoding, loader, training step, prediction, checkpoints   (10 minutes on 2 cores)"
 	@echo "make test        all tests but the long ones with real faults               (30 minutes on 2 cores)"
 	@echo "make test-quick  tests that neither train nor start processes               (2 minutes)"
 	@echo "make test-faults every fault at every moment, in real runs of two processes (30 minutes on 2 cores)"
@@ -38,10 +38,10 @@ demo: $(INSTALLED)
 
 # docs/performance.md names these; AVFF_REAL_CLIPS, a folder of video, takes the place of generated media.
 bench: $(INSTALLED)
-	$(BIN)/python tools/bench.py media $(if $(AVFF_REAL_CLIPS),--input $(AVFF_REAL_CLIPS))
+	$(BIN)/python tools/bench.py media --rounds 3 $(if $(AVFF_REAL_CLIPS),--input $(AVFF_REAL_CLIPS))
 	$(BIN)/python tools/bench.py loader $(if $(AVFF_REAL_CLIPS),--input $(AVFF_REAL_CLIPS))
-	$(BIN)/python tools/bench.py step --against eager
-	$(BIN)/python tools/bench.py predict
+	$(BIN)/python tools/bench.py step --size base --against eager --rounds 1
+	$(BIN)/python tools/bench.py predict --seconds 10
 	$(BIN)/python tools/bench.py checkpoint
 	$(BIN)/python tools/bench.py seek
 
