@@ -27,6 +27,14 @@ from avff.strict_yaml import from_dict
 MAKE_SHARDS = Path(__file__).parents[1] / "tools" / "make_shards.py"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips tests marked `gpu` where there is none, or fails them with AVFF_REQUIRE_GPU=1."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        if os.environ.get("AVFF_REQUIRE_GPU") == "1":
+            pytest.fail("AVFF_REQUIRE_GPU=1, but torch finds no CUDA device")
+        pytest.skip("torch finds no CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def _restore_random_state() -> Iterator[None]:
     """Leaves Python's, NumPy's and torch's global random state as the test found it."""

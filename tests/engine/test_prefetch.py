@@ -11,9 +11,6 @@ from avff.engine.prefetch import DevicePrefetcher, LookAhead
 from avff.errors import ShardError
 
 CPU = torch.device("cpu")
-needs_cuda = pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="no CUDA device: copies beside compute not tested"
-)
 
 
 def batch_of(number, side=8):
@@ -69,7 +66,6 @@ def test_nothing_is_fetched_early_for_a_cpu():
 
 
 @pytest.mark.gpu
-@needs_cuda
 @pytest.mark.parametrize("twice", [False, True])
 def test_a_gpu_gets_every_batch_in_order(twice):
     found = numbers_taken(steps_of(5, 3, pinned=True), DevicePrefetcher(torch.device("cuda")), twice=twice)
@@ -78,7 +74,6 @@ def test_a_gpu_gets_every_batch_in_order(twice):
 
 
 @pytest.mark.gpu
-@needs_cuda
 def test_copies_run_while_the_device_computes():
     prefetcher = DevicePrefetcher(torch.device("cuda"))
     [step] = steps_of(1, 2, pinned=True)
@@ -95,7 +90,6 @@ def test_copies_run_while_the_device_computes():
 
 
 @pytest.mark.gpu
-@needs_cuda
 def test_an_unreadable_step_is_an_error_in_its_turn():
     def failing():
         yield from steps_of(1, 1)
@@ -109,7 +103,6 @@ def test_an_unreadable_step_is_an_error_in_its_turn():
 
 
 @pytest.mark.gpu
-@needs_cuda
 def test_an_idle_device_is_counted_as_waiting():
     def slow():
         for step in steps_of(2, 1):
