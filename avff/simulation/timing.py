@@ -10,7 +10,7 @@ from avff.simulation.costs import Costs
 from avff.simulation.memory import rank_memory
 from avff.simulation.parameters import Sizes
 from avff.simulation.traffic import FP32_BYTES, Collective, update_traffic
-from avff.simulation.work import clip_gflops
+from avff.simulation.work import clip_gflops, reading_share
 
 BACKWARD_SHARE = 2 / 3
 """Of a micro batch's seconds: what communication can hide behind."""
@@ -58,7 +58,7 @@ def compute_seconds(config: Config, cluster: Cluster, costs: Costs, num_gpus: in
     cores = _cores_of(cluster, num_gpus)
     seconds = clips * clip_gflops(config, num_gpus) * 1e9 / (cluster.peak_tflops * 1e12 * costs.mfu * cores)
     if cluster.device == "cpu":  # decoding takes turns with training on the same cores
-        seconds += clips / config.data.windows_per_sample / (costs.clips_per_second_per_core * cores)
+        seconds += clips * _core_seconds_per_clip(config, costs) / cores
     return seconds
 
 
@@ -105,13 +105,13 @@ def step_time(config: Config, trained: Sequence[Sizes], cluster: Cluster, costs:
     optimizer = OPTIMIZER_PASSES * FP32_BYTES * moments / (cluster.memory_gb_per_second * 1e9)
     contrast = contrast_seconds(config, cluster, costs, num_gpus)
     busy = compute + exposed + contrast + optimizer
-    samples = config.samples_per_step
     loader_seconds, cores, wanted = 0.0, cluster.cores_per_gpu(num_gpus), 0.0
     if cluster.device == "gpu":
         cores = max(0.0, cores - TRAINING_CORES)
-        wanted = samples / num_gpus / costs.clips_per_second_per_core  # core seconds per step
+        clips = config.engine.global_batch_size / num_gpus
+        wanted = clips * _core_seconds_per_clip(config, costs)
         loader_seconds = wanted / cores if cores else float("inf")
-    num_bytes = samples * costs.megabytes_per_clip * 1e6
+    num_bytes = config.samples_per_step * costs.megabytes_per_clip * 1e6
     storage_seconds = num_bytes / (1e9 * _storage_gb_per_second(cluster, num_gpus))
     total = max(busy, loader_seconds, storage_seconds)
     limits = {
@@ -134,6 +134,10 @@ def step_time(config: Config, trained: Sequence[Sizes], cluster: Cluster, costs:
         read_gb_per_second=num_bytes / 1e9 / total,
         limit=max(names, key=lambda name: limits[name]),
     )
+
+
+def _core_seconds_per_clip(config: Config, costs: Costs) -> float:
+    return reading_share(config.data.windows_per_sample) / costs.clips_per_second_per_core
 
 
 def _storage_gb_per_second(cluster: Cluster, num_gpus: int) -> float:

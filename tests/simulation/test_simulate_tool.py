@@ -31,7 +31,7 @@ def test_tables_json_and_picture_agree(run, tmp_path):
     )
     assert code == 0
     assert "given mfu=0.5" in text
-    assert "assumed clips_per_second_per_core=120.0" in text
+    assert "assumed clips_per_second_per_core=100.0" in text
     assert "plan of 50000 made-up samples: 50000 samples per epoch in 25 shards, 512 runs" in text
     report = json.loads((tmp_path / "out/stage1_kinetics-h200.json").read_text())
     rows = {row["gpus"]: row for row in report["rows"]}
