@@ -46,7 +46,7 @@ def _divisors(value: int, limit: int = 12) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
-    """The window that every model reads: frames and sound over exactly the same time (DESIGN §5)."""
+    """The window that every model reads: frames and sound over exactly the same time."""
 
     num_frames: int = 16
     """Video frames per clip."""
@@ -147,7 +147,7 @@ MODEL_SIZES: dict[str, tuple[TransformerSize, TransformerSize]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """AVFF's networks (AVFF-SPEC §1.1); patch sizes and `size` fix every shape."""
+    """AVFF's networks (docs/method.md); patch sizes and `size` fix every shape."""
 
     size: Literal["tiny", "small", "base", "large"] = "base"
     """`base` is the paper's ViT-B; `tiny` is for tests and the demo."""
@@ -198,7 +198,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Stages 1 and 2: contrast, complementary masking, reconstruction, critics (AVFF-SPEC §1.1)."""
+    """Stages 1 and 2: contrast, complementary masking, reconstruction, critics (docs/method.md)."""
 
     mask_input: bool = False
     """False masks encoder outputs (the paper); True drops tokens before the encoders, 2 times cheaper."""
@@ -212,7 +212,7 @@ class PretrainConfig:
     clip. On few people `slice` can be solved by remembering who speaks; `centered_slice` cannot. `mask_input` permits
     `clip` only, for no slice is visible in both modalities."""
     contrastive_group_size: int = 32
-    """Clips that one positive is compared against; independent of ranks and accumulation (DESIGN §6). Where it
+    """Clips that one positive is compared against; independent of ranks and accumulation. Where it
     exceeds the clips of one forward pass over all ranks, embeddings are computed twice: same loss, less speed."""
     temperature: float = 0.1
     """Start value of the learnable temperature. `unverified`."""
@@ -309,7 +309,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which samples are read, in which order and how they are decoded (DESIGN §4)."""
+    """Which samples are read, in which order and how they are decoded."""
 
     train: tuple[ShardSource, ...] = ()
     """Shard directories to train on."""
@@ -327,7 +327,7 @@ class DataConfig:
     shuffle_window_shards: int = 8
     """Shards whose samples are shuffled together."""
     num_runs: int = 0
-    """C of DESIGN §4: how many places of the epoch are read at once; divides the samples of a step. 0: as many as those."""
+    """How many places of the epoch are read at once; divides the samples of a step. 0: as many as those."""
     windows_per_sample: int = 1
     """Clips that each sample read gives a step: so many windows, crops and masks of one decode. A step then holds
     `engine.global_batch_size / windows_per_sample` distinct samples, and an epoch every sample once, in so many clips."""
@@ -652,7 +652,7 @@ class Config:
         return total // (world_size * micro)
 
     def passes_per_group(self, world_size: int) -> int:
-        """Forward passes that together hold one contrastive group; above 1 it takes two passes (DESIGN §6)."""
+        """Forward passes that together hold one contrastive group; above 1 it takes two passes."""
         clips_per_pass = self.engine.micro_batch_size * world_size
         return max(1, self.pretrain.contrastive_group_size // clips_per_pass) if self._contrasts else 1
 

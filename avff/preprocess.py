@@ -1,4 +1,4 @@
-"""Raw clips in, model inputs out: the one place for training, evaluation and prediction alike (DESIGN §5).
+"""Raw clips in, model inputs out: the one place for training, evaluation and prediction alike.
 
 Everything runs on the device of the batch, as a few matrix products for all clips at once. Random choices are
 hashes of each clip's own seed, so a clip looks the same whatever else is in its batch.

@@ -1,4 +1,4 @@
-"""The metadata of one stored sample: what `<key>.json` holds, validated on write and on read (DESIGN §3).
+"""The metadata of one stored sample: what `<key>.json` holds, validated on write and on read.
 
 Times are seconds inside the stored sample unless a name says source; ranges are half open. Labels are 0 real,
 1 fake, None unknown and never guessed.

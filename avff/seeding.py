@@ -1,7 +1,7 @@
 """Every random choice in avff, as a pure function of (seed, names, counters).
 
 Nothing here has state, so a choice never depends on how many ranks or workers exist or on what was
-drawn before (DESIGN §4). Two families:
+drawn before. Two families:
 
 - on the host: `derive_seed` folds any names and numbers into 63 bits; `generator` opens a NumPy
   generator on them; `permutation` shuffles by sorting hashes.

@@ -1,4 +1,4 @@
-"""The order of samples, as arithmetic alone: which sample stands at position p of the endless line (DESIGN §4).
+"""The order of samples, as arithmetic alone: which sample stands at position p of the endless line.
 
     epoch line    shards shuffled, samples permuted inside windows of W shards
     runs          the line cut into C runs, equal to within one sample

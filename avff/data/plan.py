@@ -1,4 +1,4 @@
-"""The plan: which samples are in global step s, as a pure function of (manifests, config, s) (DESIGN §4).
+"""The plan: which samples are in global step s, as a pure function of (manifests, config, s).
 
 Ranks, loader workers, restarts and bad samples do not enter. State is one integer, the step; `Plan.hash`
 says whether a plan is the one that a checkpoint was trained with.

@@ -1,4 +1,4 @@
-"""One stored sample as bytes: tar entries on the way in, stock webdataset's parser on the way out (DESIGN §3)."""
+"""One stored sample as bytes: tar entries on the way in, stock webdataset's parser on the way out."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""Shard directories: plain tars that stock webdataset reads, one index per tar, one manifest (DESIGN §3).
+"""Shard directories: plain tars that stock webdataset reads, one index per tar, one manifest.
 
     shards/manifest.json                 written last: what is complete, and how it was built
     shards/shard-000000.tar              <key>.json, <key>.flac, <key>.face0.mp4 ... in sorted order

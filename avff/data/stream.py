@@ -1,4 +1,4 @@
-"""Batches for one rank, in plan order, read ahead by `avff.data.workers` (DESIGN §4).
+"""Batches for one rank, in plan order, read ahead by `avff.data.workers`.
 
 What comes is a pure function of the plan and the quarantine list. A sample whose bytes are bad is replaced by the plan's
 substitute, the same one wherever it is read. One that could not be read in these circumstances (a time-out, a crashed

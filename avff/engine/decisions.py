@@ -5,7 +5,7 @@
     {"kind": "replanned", "from_step": ..., "data_hash": ...}                              other shards were accepted
 
 A resume truncates metrics and ledger, never this file: a decision is made once, whatever a machine would decide
-the next time. With it, the clips of a step stay a pure function of the plan (DESIGN §4).
+the next time. With it, the clips of a step stay a pure function of the plan.
 """
 
 from collections.abc import Iterable, Sequence

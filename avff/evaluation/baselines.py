@@ -1,4 +1,4 @@
-"""Two detectors that must fail: if either does well, the data are solvable by a shortcut (DESIGN §10)."""
+"""Two detectors that must fail: if either does well, the data are solvable by a shortcut."""
 
 import warnings
 

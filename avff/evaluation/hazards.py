@@ -1,4 +1,4 @@
-"""What can make a number look better than the detector is; shown beside every result (AVFF-SPEC §1.3, §1.4)."""
+"""What can make a number look better than the detector is; shown beside every result (docs/method.md)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol

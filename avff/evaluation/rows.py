@@ -1,4 +1,4 @@
-"""The row of results: one per clip and detector, written as JSON lines and as CSV (DESIGN §9).
+"""The row of results: one per clip and detector, written as JSON lines and as CSV.
 
 A clip that no model can judge (no face, no sound, too short) has a row with its `status` and without scores: it is
 *undecided*, counted, and never given 0.5. A clip without a row is *missing*, and while one is missing no metric
@@ -57,7 +57,7 @@ class Row:
     audio_fake_logit: float | None = None
     num_windows: int = 0
     leading_silence_seconds: float | None = None
-    """Sound below 5e-4 at the start of the clip: a known shortcut of fake data sets (AVFF-SPEC §1.4)."""
+    """Sound below 5e-4 at the start of the clip: a known shortcut of fake data sets (docs/method.md)."""
     seconds_spent: float = 0.0
     """Loading and scoring, shared evenly among the windows of a batch."""
 

@@ -1,4 +1,4 @@
-"""The two baselines that are shown beside every score: metadata alone, and an untrained network (DESIGN §10)."""
+"""The two baselines that are shown beside every score: metadata alone, and an untrained network."""
 
 import json
 from collections.abc import Sequence

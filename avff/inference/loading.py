@@ -19,7 +19,7 @@ T = TypeVar("T")
 DECODE_TIMEOUT_SECONDS = FaultsConfig.decode_timeout_seconds
 PREFETCH = 4
 SILENCE_LEVEL = 5e-4
-"""Below this a 16-bit sample counts as silent (AVFF-SPEC §1.4)."""
+"""Below this a 16-bit sample counts as silent (docs/method.md)."""
 
 
 class EvaluationView(Protocol):

@@ -1,4 +1,4 @@
-"""What Open-AVFF looks at: 16 frames and the whole sound of a file, however long it is (AVFF-SPEC §2.5)."""
+"""What Open-AVFF looks at: 16 frames and the whole sound of a file, however long it is."""
 
 from typing import Literal, NamedTuple, get_args
 

@@ -1,4 +1,4 @@
-"""Weights made fit for the networks of a config, with every key accounted for on both sides (DESIGN §8).
+"""Weights made fit for the networks of a config, with every key accounted for on both sides.
 
 All sources take this way: published checkpoints as an importer hands them over, and our own weights of another stage
 or another clip (avff.models.adapt_stages).

@@ -63,7 +63,7 @@ class Head(nn.Module):
 
 
 class Classifier(nn.Module):
-    """All slices of both modalities, no mask, to three logits (AVFF-SPEC §5, "heads").
+    """All slices of both modalities, no mask, to three logits.
 
     The video and the audio head read their modality's pooled vector. The overall head reads both and, sorted over
     slices so that order does not matter, how well sound and picture agree in each slice: the similarity that

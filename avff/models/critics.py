@@ -1,4 +1,4 @@
-"""Wasserstein critics that tell predicted patches from true ones, one per modality (AVFF-SPEC §1.1)."""
+"""Wasserstein critics that tell predicted patches from true ones, one per modality (docs/method.md)."""
 
 from typing import NamedTuple
 

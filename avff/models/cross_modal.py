@@ -18,8 +18,8 @@ class CrossModal(nn.Module):
         tokens_in, tokens_out: tokens per slice of the source and the target modality.
 
     Source:
-        AVFF-SPEC §1.1. Open-AVFF maps the visible slices together and by ordinal, so its map changes shape in
-        stage 3; per slice, all weights carry over (§2.6 row 13).
+        docs/method.md. Open-AVFF maps the visible slices together and by ordinal, so its map changes shape in
+        stage 3; per slice, all weights carry over.
     """
 
     def __init__(self, tokens_in: int, tokens_out: int, num_slices: int, model: ModelConfig):

@@ -1,4 +1,4 @@
-"""Work, tokens, parameters and memory of a config, computed from shapes alone (AVFF-SPEC §6).
+"""Work, tokens, parameters and memory of a config, computed from shapes alone.
 
 Counts 2 per multiply-add and leaves out norms and softmax. The backward pass counts the gradients that training needs:
 of a layer's weights, as much as its forward pass, where they learn; of its input, as much again, where something before

@@ -1,4 +1,4 @@
-"""Complementary masks over time slices, drawn per clip (AVFF-SPEC §1.1)."""
+"""Complementary masks over time slices, drawn per clip (docs/method.md)."""
 
 from typing import NamedTuple
 

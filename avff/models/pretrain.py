@@ -1,4 +1,4 @@
-"""AVFF's pretraining network: two encoders, A2V and V2A, two decoders (AVFF-SPEC §1.1)."""
+"""AVFF's pretraining network: two encoders, A2V and V2A, two decoders (docs/method.md)."""
 
 from typing import NamedTuple
 
@@ -41,7 +41,7 @@ class PretrainModel(nn.Module):
 
     Source:
         AVFF, CVPR 2024. Departures: per-slice A2V/V2A, time-major audio, decoder position tables, masks per clip
-        (AVFF-SPEC §2.6); `mask_input` hides the slices before the encoders instead of after them.
+        (docs/method.md); `mask_input` hides the slices before the encoders instead of after them.
     """
 
     def __init__(self, clip: ClipConfig, model: ModelConfig, pretrain: PretrainConfig):

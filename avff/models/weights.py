@@ -1,4 +1,4 @@
-"""Weight files: `.safetensors` with a JSON sidecar of the same name, the only format that stages exchange (DESIGN §8)."""
+"""Weight files: `.safetensors` with a JSON sidecar of the same name, the only format that stages exchange."""
 
 import difflib
 import json

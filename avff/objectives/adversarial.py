@@ -32,7 +32,7 @@ def critic_loss(critics: nn.Module, inputs: CriticInputs, gradient_penalty_weigh
     The penalty is taken on a point between each clip's prediction and truth; where, its seed says.
 
     Source:
-        AVFF-SPEC §1.1 (L_D); Gulrajani et al. 2017 for the penalty; MARLIN runs it with weight 0.
+        docs/method.md (L_D); Gulrajani et al. 2017 for the penalty; MARLIN runs it with weight 0.
     """
     share_B11 = seeding.uniform(inputs.seed_B, "gradient_penalty").view(-1, 1, 1)
     num_clips = len(share_B11)

@@ -31,7 +31,7 @@ def contrastive_loss(video_BSD: Tensor, audio_BSD: Tensor, temperature: Tensor, 
         This rank's share, a scalar: the mean over its own pictures and sounds.
 
     Source:
-        AVFF-SPEC §1.1: InfoNCE over B x K pairs of slice means.
+        docs/method.md (L_c): InfoNCE over B x K pairs of slice means.
     """
     ranks, clips = distributed.world_size(), len(video_BSD)
     if ranks * clips % group_size or group_size % ranks:
@@ -39,7 +39,7 @@ def contrastive_loss(video_BSD: Tensor, audio_BSD: Tensor, temperature: Tensor, 
             f"pretrain.contrastive_group_size {group_size} has to divide the {ranks * clips} clips of one forward pass "
             f"({clips} on each of {ranks} ranks) and be a multiple of the ranks"
         )
-    # Each rank holds an equal run of every group, one group after another (DESIGN §6): Q of a group's N pairs.
+    # Each rank holds an equal run of every group, one group after another: Q of a group's N pairs.
     run = group_size // ranks
     own_2BSD = F.normalize(torch.stack([video_BSD, audio_BSD]), dim=-1)
     sought_R2BSD = distributed.all_gather_with_gradient(own_2BSD.flip(0))

@@ -1,4 +1,4 @@
-"""Stages 1 and 2: reconstruct what is hidden, contrast sound with picture, fool the critics (AVFF-SPEC §1.1)."""
+"""Stages 1 and 2: reconstruct what is hidden, contrast sound with picture, fool the critics (docs/method.md)."""
 
 from collections.abc import Iterable
 from typing import NamedTuple

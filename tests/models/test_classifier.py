@@ -82,7 +82,7 @@ def test_every_parameter_learns(odd_config, inputs) -> None:
 
 
 def test_encoders_and_cross_modal_networks_are_the_pretrained_ones(odd_config) -> None:
-    """Same names and shapes, so that all of A2V and V2A carries over (AVFF-SPEC §2.6 row 13)."""
+    """Same names and shapes, so that all of A2V and V2A carries over."""
     pretrained = build_pretrain_model(odd_config()).state_dict()
     classifier = build_classifier(odd_config("finetune")).state_dict()
     shared = {name for name in pretrained if "decoder" not in name}

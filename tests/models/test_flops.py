@@ -1,4 +1,4 @@
-"""Analytic work and sizes against AVFF-SPEC §6 and against torch's own counter."""
+"""Analytic work and sizes against figures worked out by hand and against torch's own counter."""
 
 from pathlib import Path
 

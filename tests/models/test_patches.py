@@ -51,7 +51,7 @@ def test_values_of_a_patch_are_ordered_as_a_conv3d_kernel(odd_config, inputs) ->
 
 
 def test_an_impulse_in_slice_k_changes_only_the_tokens_of_slice_k(odd_config, inputs) -> None:
-    """AVFF-SPEC §2.6 row 1: in Open-AVFF a "time" slice of audio is a mel band over the whole clip."""
+    """In Open-AVFF a "time" slice of audio is a mel band over the whole clip."""
     config = odd_config()
     clip = config.clip
     model = build_pretrain_model(config)

@@ -124,7 +124,7 @@ def test_temperature_starts_as_configured_and_keeps_its_floor(odd_config) -> Non
 
 
 def test_base_has_the_papers_size_on_the_meta_device() -> None:
-    """AVFF-SPEC §2.2, plus what ours adds: qkv biases, the modality embedding, per-slice A2V/V2A."""
+    """The sizes of Open-AVFF, plus what ours adds: qkv biases, the modality embedding, per-slice A2V/V2A."""
     config = load_config(CONFIGS / "stage1_kinetics.yaml")
     with torch.device("meta"):
         model = build_pretrain_model(config)

@@ -66,7 +66,7 @@ def one_process(group_size: int) -> tuple[torch.Tensor, ...]:
 
 
 def own_clips(rank: int, num_ranks: int, group_size: int) -> torch.Tensor:
-    """From each group of the global batch a rank takes its run, as the loader does (DESIGN §6)."""
+    """From each group of the global batch a rank takes its run, as the loader does."""
     return torch.arange(CLIPS).view(CLIPS // group_size, num_ranks, -1)[:, rank].flatten()
 
 

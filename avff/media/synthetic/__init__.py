@@ -1,4 +1,4 @@
-"""Generated data (DESIGN §10): video with sound that needs no data set, for the demo and the tests.
+"""Generated data: video with sound that needs no data set, for the demo and the tests.
 
 - `talking_heads`: people whose mouths follow their own voice, true and forged in four categories.
 - `general`: things that move and sound, for stage 1.

@@ -1,6 +1,6 @@
 """Open-AVFF's networks to the letter: pretraining (its stages 1 and 2) and the classifier (its stage 3).
 
-For users who come with its weights and want to keep their scores (AVFF-SPEC §2.7a). Its encoders convert losslessly
+For users who come with its weights and want to keep their scores. Its encoders convert losslessly
 into ours (`avff.models.importers.open_avff`); everything between and above them does not.
 """
 

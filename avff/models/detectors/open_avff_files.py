@@ -1,4 +1,4 @@
-"""Files of Open-AVFF: which of its stages they are of, and into its networks strictly (AVFF-SPEC §2.3)."""
+"""Files of Open-AVFF: which of its stages they are of, and into its networks strictly."""
 
 from collections.abc import Mapping
 from typing import Literal

@@ -1,12 +1,11 @@
 """What Open-AVFF's two networks are made of: encoders, decoders and A2V/V2A under the key names of its files.
 
-Nothing here is meant to be trained or copied: AVFF-SPEC §2.6 lists what is wrong with it. Parameters that Open-AVFF
+Nothing here is meant to be trained or copied: docs/method.md lists what is wrong with it. Parameters that Open-AVFF
 registers and never reads are registered too, so that its files load strictly; every value comes from a file, so
 initial values mean nothing.
 
 Source:
-    github.com/JoeLeelyf/OpenAVFF at 1197e14, written anew from its key names, shapes and order of operations
-    (AVFF-SPEC §2.1-2.3).
+    github.com/JoeLeelyf/OpenAVFF at 1197e14, written anew from its key names, shapes and order of operations.
 """
 
 from dataclasses import dataclass

@@ -15,7 +15,7 @@ then trains with tokens in rows of 8. A row of the table is tied to its token by
 token lies, so that the table cannot be interpolated: a shorter clip takes its first rows, a longer one is refused.
 
 Source:
-    github.com/facebookresearch/AudioMAE (models_mae.py, models_vit.py, main_pretrain.py) and AVFF-SPEC §3.4. The
+    github.com/facebookresearch/AudioMAE (models_mae.py, models_vit.py, main_pretrain.py). The
     README of the repository says CC-BY 4.0, its LICENSE file CC-BY-NC 4.0; the stricter one counts here.
 """
 

@@ -26,7 +26,7 @@ def encoder_size(width: int, depth: int, where: str) -> TransformerSize:
 
 
 def qkv_bias(keys: SourceKeys, prefix: str, width: int, wanted: str = "") -> tuple[Tensor, str, bool]:
-    """Returns the bias of a fused qkv layer in whatever form the source keeps it (AVFF-SPEC §3.5, rule 2).
+    """Returns the bias of a fused qkv layer in whatever form the source keeps it.
 
     A key's bias cancels in the softmax, so that none, or zeros, mean the same.
 
@@ -133,7 +133,7 @@ def fold_video_normalisation(weight_DP: Tensor, bias_D: Tensor, values_per_chann
         values_per_channel: numbers of one colour in a patch.
 
     Source:
-        AVFF-SPEC §3.5, rule 3: u = alpha x + beta gives W' = W alpha, b' = b + sum(W beta).
+        u = alpha x + beta gives W' = W alpha, b' = b + sum(W beta).
     """
     alpha_P = torch.tensor(IMAGENET_STD).repeat_interleave(values_per_channel)
     beta_P = torch.tensor(IMAGENET_MEAN).repeat_interleave(values_per_channel)

@@ -17,7 +17,7 @@ modalities at once; norms of a modality in blocks that never use them; the decod
 modalities); the classifier.
 
 Source:
-    github.com/YuanGongND/cav-mae (src/models/cav_mae.py, src/dataloader.py, egs/audioset) and AVFF-SPEC §3.1.
+    github.com/YuanGongND/cav-mae (src/models/cav_mae.py, src/dataloader.py, egs/audioset).
 
 Licence:
     The repository is BSD-2-Clause. Its weights began as ImageNet-MAE's (src/adapt_vmae_weights.py), which are

@@ -21,7 +21,7 @@ dropped for want of keys. What is converted here is what its training then made 
 
 Source:
     github.com/tuffy-studio/HAVIC (src/models, weights, scripts), read in several revisions, which differ in one name
-    (`cls_pos_embed`, earlier `time_pos_embed`) and in keys of the decoders; AVFF-SPEC §2.8. The published files
+    (`cls_pos_embed`, earlier `time_pos_embed`) and in keys of the decoders. The published files
     themselves were not at hand: names and shapes are those of its code.
 
 Licence:

@@ -1,4 +1,4 @@
-"""MARLIN: VideoMAE trained on faces, the paper's start of the video encoder (AVFF-SPEC §3.2)."""
+"""MARLIN: VideoMAE trained on faces, the paper's start of the video encoder."""
 
 import math
 

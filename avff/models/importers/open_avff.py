@@ -1,4 +1,4 @@
-"""Open-AVFF, stages 1 to 3: its encoders without loss, its decoders up to the heads (AVFF-SPEC §2.7b, c)."""
+"""Open-AVFF, stages 1 to 3: its encoders without loss, its decoders up to the heads."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""VideoMAE: pretraining and finetuned files, under their own names and under those of the model hub (AVFF-SPEC §3.3)."""
+"""VideoMAE: pretraining and finetuned files, under their own names and under those of the model hub."""
 
 import math
 from collections.abc import Callable
