@@ -20,6 +20,7 @@ and workers grows.
 
 import argparse
 import gc
+import math
 import os
 import resource
 import statistics
@@ -33,6 +34,7 @@ import torch
 
 from avff.bench import loader_memory
 from avff.bench.loader_profile import profile_batches
+from avff.bench.media import generated_heads
 from avff.bench.report import write_report
 from avff.bench.seek import repeat_clips
 from avff.bench.stock_webdataset import webdataset_batches
@@ -186,11 +188,7 @@ def _plain(value: Any) -> Any:
 
 def make_contenders(arguments: argparse.Namespace) -> list[Contender]:
     batch = arguments.batch
-    if any(arguments.clips % (batch * max(1, workers)) for workers in arguments.workers):
-        raise ConfigError(
-            f"--clips {arguments.clips} is not a multiple of --batch {batch} x each of --workers {arguments.workers}, so "
-            "that webdataset's workers cannot share the batches evenly"
-        )
+    require_even_shares(arguments.clips, batch, [0] if arguments.profile else arguments.workers)
     media, samples, directory = find_clips(arguments)
     config = make_config(directory, batch, arguments.windows)
     plan, view = build_plan(config, open_directories(config.data.train)), AVView(config.clip, arguments.decoder)
@@ -209,6 +207,17 @@ def make_contenders(arguments: argparse.Namespace) -> list[Contender]:
         files = sorted({part.path for part in found})
         contenders.append(Contender(name, arguments.usual_clips, usual, files))
     return contenders
+
+
+def require_even_shares(num_clips: int, batch: int, workers: Sequence[int]) -> None:
+    """Raises ConfigError where webdataset's workers could not share the batches evenly."""
+    unit = batch * math.lcm(*(max(1, count) for count in workers))
+    if num_clips < 1 or num_clips % unit:
+        below = max(unit, num_clips // unit * unit)
+        raise ConfigError(
+            f"--clips {num_clips}: has to be a multiple of {unit}, so that --workers {' '.join(map(str, workers))} share "
+            f"batches of {batch} evenly: write --clips {below} or {below + unit}, or another --batch"
+        )
 
 
 def avff_batches(plan: Plan, view: AVView, config: Config, *, num_steps: int, num_workers: int) -> Iterator[Any]:
@@ -248,16 +257,27 @@ def find_clips(arguments: argparse.Namespace) -> tuple[Path | None, list[Sample]
     """Returns the folder of source files, usable samples of them, and shards to read.
 
     Shards that are built here hold every sample under many keys, so that no clip is read twice in a turn.
+
+    Raises:
+        ConfigError: no sample of the media can be used.
     """
     if arguments.shards:
         directory = open_directory(arguments.shards)
         return arguments.input, usable_samples(directory), directory
     folder = arguments.folder / "loader" / (arguments.input.name if arguments.input else "generated")
-    media = arguments.input or generated_media(folder)
+    media = arguments.input or generated_media(folder, arguments.mode)
     built = folder / arguments.mode / "clips"
     config = BuildConfig(mode=arguments.mode)
     build_shards(plan_build(read_sources(media, split="train", is_fake=0), built, config))
-    samples = usable_samples(open_directory(built))
+    directory = open_directory(built)
+    samples = usable_samples(directory)
+    if not samples:
+        reasons = sorted({reason for row in directory.rows for reason in row.status})
+        wanted = "talking faces, or write --mode frame" if arguments.mode == "faces" else "videos with sound"
+        raise ConfigError(
+            f"{media}: no usable sample in --mode {arguments.mode} ({', '.join(reasons) or built / 'rejects.csv'}): name "
+            f"an --input folder with {wanted}"
+        )
     shards = folder / arguments.mode / f"shards_{arguments.clips}"
     if not (shards / "manifest.json").is_file():
         repeat_clips(samples, shards, arguments.clips)
@@ -268,6 +288,8 @@ def usable_samples(directory: ShardDirectory) -> list[Sample]:
     return [read_sample(directory, row) for row in directory.rows if row.status == ("OK",)]
 
 
-def generated_media(folder: Path) -> Path:
+def generated_media(folder: Path, mode: str) -> Path:
+    if mode == "faces":
+        return generated_heads(folder / "heads", NUM_GENERATED) / "videos"
     generate_general_videos(folder / "media", num_clips=NUM_GENERATED, seed=0, num_workers=1, progress=False)
     return folder / "media" / "videos"

@@ -16,7 +16,7 @@ import bench
 from avff.bench.loader import Contender, find_clips, measure
 from avff.bench.usual_loader import UsualClips, stretches, whole_files
 from avff.config import ClipConfig
-from avff.media.synthetic import SplitPlan, generate_talking_heads
+from avff.media.synthetic import generate_general_videos
 
 pytestmark = pytest.mark.slow
 
@@ -66,9 +66,14 @@ def test_shards_without_their_sources_are_compared_with_webdataset_only(folder):
     assert {row["loader"] for row in rows} == {"avff", "webdataset"} and {row["to_usual"] for row in rows} == {None}
 
 
-def test_batches_that_workers_cannot_share_are_refused(folder, capsys):
+def test_clips_that_workers_cannot_share_are_refused_with_numbers_that_they_can(folder, capsys):
     assert bench.main(arguments_of(folder, "--workers", "0", "3")) == 2
-    assert "--clips 4 is not a multiple of --batch 2 x each of --workers [0, 3]" in capsys.readouterr().err
+    said = (
+        "--clips 4: has to be a multiple of 6, so that --workers 0 3 share batches of 2 evenly: write --clips 6 or 12"
+    )
+    assert said in capsys.readouterr().err
+    assert bench.main(arguments_of(folder, "--workers", "3", "--clips", "20")) == 2
+    assert "write --clips 18 or 24" in capsys.readouterr().err
 
 
 def test_the_usual_way_shows_the_same_pictures_and_sound_as_the_shards(folder):
@@ -103,16 +108,22 @@ def test_memory_is_read_at_regular_steps(folder):
     assert all(row["workers_uss_megabytes"] > 1 and row["trainer_rss_megabytes"] > 10 for row in rows[:-1])
 
 
-def test_face_crops_are_read_where_faces_are_stored(folder, tmp_path):
-    media = tmp_path / "media"
-    generate_talking_heads(media, plan={"train": SplitPlan(num_people=2, clips_per_person={"RVRA": 1})}, progress=False)
-    arguments = bench.parse_arguments(arguments_of(folder, "--input", str(media), "--mode", "faces"))
-    _, samples, directory = find_clips(arguments)
+def test_face_crops_are_read_where_faces_are_stored(folder):
+    """Generated media have to have faces then."""
+    _, samples, directory = find_clips(bench.parse_arguments(arguments_of(folder, "--mode", "faces")))
     assert len(directory.rows) == 4 and all("face0.mp4" in sample.members for sample in samples)
 
 
+def test_media_of_which_nothing_can_be_used_are_an_error_with_the_way_out(folder, tmp_path, capsys):
+    generate_general_videos(tmp_path / "media", num_clips=1, num_workers=1, progress=False)
+    assert bench.main(arguments_of(folder, "--input", str(tmp_path / "media"), "--mode", "faces")) == 2
+    said = capsys.readouterr().err
+    assert "no usable sample in --mode faces (NO_FACE): name" in said
+    assert "an --input folder with talking faces, or write --mode frame" in said
+
+
 def test_parts_of_a_clip_add_up(folder, capsys):
-    assert bench.main(arguments_of(folder, "--profile")) == 0
+    assert bench.main(arguments_of(folder, "--profile", "--workers", "0", "3")) == 0
     rows = json.loads((folder / "loader-profile.json").read_text())["rows"]
     found = {row["part"]: row["milliseconds_per_clip"] for row in rows}
     assert all(spent > 0 for spent in found.values())
