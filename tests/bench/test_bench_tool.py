@@ -40,3 +40,29 @@ def test_checkpoint_writes_a_row_with_and_without_overlap(tmp_path):
 def test_a_config_that_is_not_there_is_an_error(tmp_path, capsys):
     assert bench.main(["seek", "--config", str(tmp_path / "none.yaml")]) == 2
     assert "no such config file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "error: no benchmark is named; there are seek, checkpoint, step, loader"),
+        (
+            ["steps"],
+            "error: no benchmark 'steps'; there are seek, checkpoint, step, loader, media, predict; did you mean step?",
+        ),
+        (["--nonsense"], "usage: bench.py BENCHMARK"),
+        (["seek", "--nonsense"], "usage: bench.py seek [-h] [--config CONFIG]"),
+        (["seek", "--nonsense"], "bench.py seek: error: unrecognized arguments: --nonsense"),
+    ],
+)
+def test_wrong_words_are_answered_by_the_one_who_knows_them(words, said, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        bench.main(words)
+    assert said in capsys.readouterr().err
+
+
+def test_help_names_every_benchmark(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        bench.main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"\n  {name} " in said for name in bench.BENCHMARKS) and "the training step, by stage" in said
