@@ -77,6 +77,15 @@ class Cluster:
         if problems:
             raise ConfigError("; ".join(problems))
 
+    @property
+    def worker(self) -> str:
+        """What trains, for a table."""
+        return "GPU" if self.device == "gpu" else "process"
+
+    @property
+    def workers(self) -> str:
+        return "GPUs" if self.device == "gpu" else "processes"
+
     def nodes_of(self, num_gpus: int) -> int:
         return -(-num_gpus // self.gpus_per_node)
 

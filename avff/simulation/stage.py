@@ -10,7 +10,7 @@ from avff.models.flops import training_gflops
 from avff.simulation import saving
 from avff.simulation.cluster import Cluster
 from avff.simulation.costs import Costs
-from avff.simulation.memory import memory_by_stage
+from avff.simulation.memory import RESERVED_BYTES, memory_by_stage
 from avff.simulation.parameters import Sizes
 from avff.simulation.timing import step_time
 
@@ -89,7 +89,7 @@ def simulate(
         "gpus": num_gpus,
         "nodes": cluster.nodes_of(num_gpus),
         "problem": "",
-        "as_configured": _fits_as_configured(config, num_gpus),
+        "changed": _changed(config, scaled),
         "batch": batch,
         "micro": micro,
         "passes": scaled.accumulation_steps(num_gpus),
@@ -97,6 +97,7 @@ def simulate(
         "two_pass": scaled.passes_per_group(num_gpus) > 1,
         "num_runs": scaled.num_runs,
         "steps": num_steps,
+        "warmup_steps": config.optim.warmup_steps,
         "clips_per_second": clips_per_second,
         "step_seconds": time.total,
         "mfu": clips_per_second * training_gflops(scaled) / peak,
@@ -118,17 +119,20 @@ def simulate(
         "ema_gb": own.ema / 1e9,
         "contrast_gb": own.contrast / 1e9,
         "activations_gb": micro * own.per_clip / 1e9,
+        "other_gb": (own.buckets + own.gathered + own.cast + RESERVED_BYTES) / 1e9,
         "memory_fits": own.peak(micro) <= available,
         "largest_micro": own.largest_micro_batch(available),
     }
     return row | _saving(scaled, trained, cluster, costs, num_gpus, time.total, num_steps)
 
 
-def _fits_as_configured(config: Config, num_gpus: int) -> bool:
-    try:
-        return config.accumulation_steps(num_gpus) > 0
-    except ConfigError:
-        return False
+def _changed(config: Config, scaled: Config) -> list[str]:
+    """Returns the columns of `scaled` that are not those of the config as it stands."""
+    own, other = (
+        {"batch": one.engine.global_batch_size, "micro": one.engine.micro_batch_size, "group": one.group_size}
+        for one in (config, scaled)
+    )
+    return [name for name in own if own[name] != other[name]]
 
 
 def _saving(

@@ -196,6 +196,10 @@ def test_every_ready_cluster_gives_sensible_rows(config, path):
     rows = [simulate(config, trained, cluster, Costs(), count, "weak") for count in (1, 8, 64)]
     assert all(0 < row["mfu"] <= 0.4 and 0 < row["goodput"] <= 1 for row in rows)
     assert all(row["hours"] > 0 and row["problem"] == "" for row in rows)
+    parts = ("weights", "gradients", "masters", "moments", "ema", "contrast", "activations", "other")
+    for row in rows:
+        total = row[f"zero{config.engine.zero_stage}_gb"]
+        assert sum(row[f"{part}_gb"] for part in parts) == pytest.approx(total)
 
 
 def test_mfu_without_communication_is_what_was_assumed(config):

@@ -35,11 +35,43 @@ def test_tables_json_and_picture_agree(run, tmp_path):
     assert "plan of 50000 made-up samples: 50000 samples per epoch in 25 shards, 512 runs" in text
     report = json.loads((tmp_path / "out/stage1_kinetics-h200.json").read_text())
     rows = {row["gpus"]: row for row in report["rows"]}
-    assert [rows[8]["batch"], rows[8]["as_configured"], rows[1000]["as_configured"]] == [512, True, False]
+    assert [rows[8]["batch"], rows[8]["changed"], rows[1000]["changed"]] == [512, [], ["batch", "group"]]
     assert rows[1000]["nodes"] == 125
     assert rows[1000]["group"] == 1000
     assert f"{rows[1000]['clips_per_second']:.0f}" in text
     assert (tmp_path / "out/stage1_kinetics-h200.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_differs_from_the_config_is_marked_where_it_stands(run):
+    _, text, _ = run(STAGE1, "--cluster", H200, "--gpus", "1", "8", "128", "--scaling", "weak")
+    speed = [line.split() for line in text.splitlines() if line.split()[:1] in (["1"], ["8"], ["128"])][:3]
+    assert [[row[2], row[3], row[5]] for row in speed] == [
+        ["64*", "64", "64"],
+        ["512", "64", "64"],
+        ["8192*", "64", "128*"],
+    ]
+    assert "* not the config's own (batch 512, micro 64, group 64): weak scaling keeps the micro batch" in text
+    assert "check the learning rate" in text
+    _, text, _ = run(STAGE1, "--cluster", H200, "--gpus", "8", "64", "--scaling", "strong")
+    assert next(line.split()[2:6] for line in text.splitlines() if line.startswith("  64 ")) == ["512", "8*", "1", "64"]
+    assert "* not the config's own (batch 512, micro 64, group 64): strong scaling keeps the batch" in text
+    assert "learning rate" not in text
+
+
+def test_a_run_that_ends_before_its_warm_up_is_marked(run):
+    _, text, _ = run(STAGE1, "--cluster", H200, "--gpus", "64", "1000")
+    assert "! fewer steps than optim.warmup_steps 1175 (94 on 1000 GPUs), which a config refuses" in text
+    assert "94! " in text
+    _, text, _ = run(STAGE1, "--cluster", H200, "--gpus", "64")
+    assert "warmup_steps" not in text
+
+
+def test_much_exposed_communication_is_named_beside_what_decides(run, tmp_path):
+    path = tmp_path / "slow.yaml"
+    path.write_text(Path(H200).read_text().replace("inter_node_gb_per_second: 400", "inter_node_gb_per_second: 40"))
+    _, text, _ = run(STAGE1, "--cluster", str(path), "--gpus", "8", "64")
+    limits = [line.rstrip().rpartition("  ")[2] for line in text.splitlines() if "  compute" in line]
+    assert limits == ["compute", "compute, 26 % communication"]
 
 
 def test_what_does_not_divide_is_said_below_the_tables(run):
