@@ -22,14 +22,40 @@ class Found(NamedTuple):
     rows: str
 
 
-def read_measured(path: Path, config: Config, cluster: Cluster) -> dict[str, Found]:
+def open_report(path: Path) -> dict[str, Any]:
+    """Returns a report of tools/bench.py: `machine`, `rows`, and what was asked for.
+
+    Raises:
+        ConfigError: no such file, or no report.
+    """
+    if not path.is_file():
+        raise ConfigError(f"--measured {path}: no such file; tools/bench.py step, loader and checkpoint write them")
+    try:
+        report = json.loads(path.read_text())
+        list(report["rows"][0]), report["machine"].get("gpu")
+    except (json.JSONDecodeError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise ConfigError(
+            f"--measured {path}: not a report of tools/bench.py ({error!r}); give its step.json"
+        ) from error
+    return report
+
+
+def machine_line(path: Path, report: dict[str, Any], cluster: Cluster) -> str:
+    """Returns where a report was measured and with how much, as a warning where that machine is not like the cluster's."""
+    machine, gpu, cores = report["machine"], report["machine"].get("gpu"), report["machine"].get("cores")
+    sizes = {f"saves of {row['megabytes']:.0f} MB" for row in report["rows"] if _is_save(row)}
+    facts = [machine.get("processor"), gpu or "no GPU", f"{cores} cores" if cores else None, *sorted(sizes)]
+    is_alike = (gpu is not None) == (cluster.device == "gpu") and cores == cluster.cores_per_node
+    line = f"{path}: measured on {', '.join(fact for fact in facts if fact)}, for cluster {cluster.name}"
+    return line if is_alike else f"warning: {line}"
+
+
+def read_measured(path: Path, report: dict[str, Any], config: Config, cluster: Cluster) -> dict[str, Found]:
     """Returns the costs that a report of tools/bench.py holds, by the columns of its rows.
 
     Raises:
-        ConfigError: no such file, no report, no column that is understood, or measured on another kind of device or
-            another network.
+        ConfigError: no column that is understood, or measured on another kind of device or another network.
     """
-    report = _open(path)
     columns, machine = list(report["rows"][0]), report["machine"]
     if "mfu" in columns:
         gpu = machine.get("gpu")
@@ -46,19 +72,6 @@ def read_measured(path: Path, config: Config, cluster: Cluster) -> dict[str, Fou
             f"total_seconds; its columns are {', '.join(columns)}"
         )
     return found
-
-
-def _open(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ConfigError(f"--measured {path}: no such file; tools/bench.py step, loader and checkpoint write them")
-    try:
-        report = json.loads(path.read_text())
-        list(report["rows"][0]), report["machine"].get("gpu")
-    except (json.JSONDecodeError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ConfigError(
-            f"--measured {path}: not a report of tools/bench.py ({error!r}); give its step.json"
-        ) from error
-    return report
 
 
 def _mfu(path: Path, report: dict[str, Any], config: Config, cluster: Cluster) -> Found:
@@ -110,12 +123,15 @@ def _decoding(report: dict[str, Any]) -> Found | None:
 
 def _save_rate(seconds: str, report: dict[str, Any]) -> Found | None:
     """Per rank: each of them writes its part at the same time."""
-    needed = ("megabytes", "ranks", "overlap", "total_seconds", "blocked_seconds")
-    rows = [row for row in report["rows"] if all(row.get(name) for name in needed)]
+    rows = [row for row in report["rows"] if _is_save(row)]
     if not rows:
         return None
     best = max(rows, key=lambda row: _per_rank(row, seconds))
     return Found(_per_rank(best, seconds), f"best of {_count(rows)} with overlap, {best['megabytes']:.0f} MB")
+
+
+def _is_save(row: Row) -> bool:
+    return all(row.get(name) for name in ("megabytes", "ranks", "overlap", "total_seconds", "blocked_seconds"))
 
 
 def _per_rank(row: Row, seconds: str) -> float:

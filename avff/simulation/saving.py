@@ -10,6 +10,7 @@ Source:
 """
 
 import math
+from collections.abc import Callable
 
 
 def best_interval(blocked_seconds: float, mean_seconds_between_failures: float) -> float:
@@ -44,3 +45,22 @@ def goodput(
     if cycle / mean > 500 or lost / mean > 500:
         return 0.0  # a segment as good as never succeeds
     return interval_seconds / (mean * math.exp(lost / mean) * math.expm1(cycle / mean))
+
+
+def rarest(
+    share: Callable[[float], float], best_steps: int, num_steps: int, step_seconds: float, *, least_share: float
+) -> int:
+    """Returns the most steps between two saves, up to all of a run, that keep training's share; it falls beyond the best.
+
+    Args:
+        share: `goodput` of the seconds between two saves.
+        best_steps: whose share is at least `least_share`.
+    """
+    low, high = best_steps, max(best_steps, num_steps)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if share(middle * step_seconds) >= least_share:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -17,6 +17,8 @@ from avff.simulation.timing import step_time
 Scaling = Literal["weak", "strong"]
 SAVED_BYTES, WEIGHT_FILE_BYTES = 16, 8
 """Per parameter: fp32 weights, moments and average; and the two weight files that rank 0 makes of them."""
+NO_MATTER = 0.001
+"""Of goodput: what a save interval may change it by and still be as good."""
 
 
 def scaled_config(config: Config, num_gpus: int, scaling: Scaling) -> Config:
@@ -167,6 +169,7 @@ def _saving(
     best_steps = max(1, round(interval / step_seconds))
     own_steps = min(num_steps, config.engine.checkpoint_every_steps)
     goodput, own = share(best_steps * step_seconds), share(own_steps * step_seconds)
+    rarest = saving.rarest(share, best_steps, num_steps, step_seconds, least_share=goodput - NO_MATTER)
     hours = stage_seconds / 3600 / goodput if goodput else float("inf")
     return {
         "checkpoint_gb": saved / 1e9,
@@ -174,6 +177,7 @@ def _saving(
         "save_seconds": total,
         "hours_between_failures": mean / 3600,
         "save_every_steps": best_steps,
+        "save_every_steps_at_most": rarest,
         "save_every_minutes": best_steps * step_seconds / 60,
         "goodput": goodput,
         "goodput_as_configured": own,
@@ -191,11 +195,14 @@ def save_seconds(
     files = WEIGHT_FILE_BYTES * trained[0].total
     # Under stage 0 every rank holds everything, and rank 0 alone writes.
     writers = 1 if config.engine.zero_stage == 0 else num_gpus
-    blocked = saved / writers / 1e9 / (costs.copy_gb_per_second or cluster.host_copy_gb_per_second)
+    blocked = max(
+        costs.least_blocked_seconds,
+        saved / writers / 1e9 / (costs.copy_gb_per_second or cluster.host_copy_gb_per_second),
+    )
     nodes = min(writers, cluster.nodes_of(num_gpus))
     node = cluster.node_storage_write_gb_per_second
     written = saved / 1e9 / min(cluster.storage_write_gb_per_second, nodes * node) + files / 1e9 / node
     if costs.save_gb_per_second:  # of a few ranks, which did not meet the limit of a storage that all share
         shared = saved / 1e9 / cluster.storage_write_gb_per_second
         written = max(saved / writers / 1e9 / costs.save_gb_per_second, shared)
-    return blocked, blocked + written, saved + files
+    return blocked, blocked + max(costs.least_writing_seconds, written), saved + files

@@ -8,7 +8,7 @@ from avff.config import Config
 from avff.simulation.cluster import Cluster
 from avff.simulation.costs import KnownCosts
 from avff.simulation.reading import PlanFacts
-from avff.simulation.stage import Scaling
+from avff.simulation.stage import NO_MATTER, Scaling
 
 CHANGED, TOO_SHORT = "*", "!"
 SHOWN_SHARE = 0.15
@@ -29,6 +29,7 @@ def report(
         f"node), ZeRO {config.engine.zero_stage}, {config.engine.precision}, {scaling} scaling"
     )
     yield from (f"  {source}" for source in known.sources.values())
+    yield from (f"  {line}" for line in known.machines)
     yield f"  cluster: {cluster.source}"
     yield ""
     yield from plan_lines(config, plan)
@@ -144,6 +145,7 @@ def stage_row(row: dict[str, Any], cluster: Cluster) -> dict[str, Any]:
         "hours to failure": row["hours_between_failures"],
         "save every min": row["save_every_minutes"],
         "steps each": row["save_every_steps"],
+        "at most": row["save_every_steps_at_most"],
         "goodput %": 100 * row["goodput"],
         "as configured %": 100 * row["goodput_as_configured"],
         "hours": row["hours"],
@@ -157,6 +159,10 @@ def _is_too_short(row: dict[str, Any]) -> bool:
 
 
 def stage_notes(cluster: Cluster, rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield (
+        f"saving less often, up to every `at most` steps, changes goodput by less than {100 * NO_MATTER:.1g} %; a save is over "
+        "before the next one begins"
+    )
     short = [f"{row['steps']} on {row['gpus']}" for row in rows if _is_too_short(row)]
     if short:
         yield (

@@ -55,3 +55,13 @@ def test_rows_with_workers_and_files_in_memory_are_preferred_and_named(tmp_path)
     known = known_costs([], [written(path, [rows[0]])], stage1(), CLUSTER)
     assert known.costs.clips_per_second_per_core == 110
     assert "median of 1 row, page cache)" in known.sources["clips_per_second_per_core"]
+
+
+def test_another_machine_is_warned_about_with_its_size(tmp_path):
+    save = {"ranks": 2, "overlap": 1, "megabytes": 24.0, "blocked_seconds": 0.04, "total_seconds": 1.0}
+    path = written(tmp_path / "checkpoint.json", [save])
+    (line,) = known_costs([], [path], stage1(), CLUSTER).machines
+    assert line == (f"warning: {path}: measured on AMD EPYC, no GPU, 2 cores, saves of 24 MB, for cluster h200")
+    laptop = load_cluster(ROOT / "configs/clusters/laptop_cpu.yaml")
+    (line,) = known_costs([], [path], stage1(), laptop).machines
+    assert line.startswith(f"{path}: measured on AMD EPYC")
