@@ -14,8 +14,9 @@ machine; clips_per_second is by the clock. `page cache`: files are in memory. `c
 before (posix_fadvise); disk_megabytes says what this machine then read from its disk, and a virtual disk may have its own
 cache. to_usual compares clips per second per core with `usual` of the same turn.
 
---profile shows instead where the time of a clip of avff goes, on a quiet machine; --memory reads steps, and shows whether the memory of trainer
-and workers grows.
+--profile shows instead where the time of a clip of avff goes: cProfile's seconds by the clock, in one process and best on
+a quiet machine; indented rows are parts of the one above, the others add up; written to loader-profile.json.
+--memory reads steps, and shows whether the memory of trainer and workers grows; written to loader-memory.json.
 """
 
 import argparse
@@ -33,30 +34,20 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from avff.bench import loader_memory
+from avff.bench.loader_clips import find_clips, make_config
 from avff.bench.loader_profile import profile_batches
-from avff.bench.media import generated_heads
 from avff.bench.report import write_report
-from avff.bench.seek import repeat_clips
 from avff.bench.stock_webdataset import webdataset_batches
 from avff.bench.usual_loader import stretches, usual_batches, whole_files
-from avff.build_config import BuildConfig
-from avff.building.build import build_shards
-from avff.building.plan import plan_build
-from avff.building.sources import read_sources
 from avff.config import Config, DecoderName
 from avff.data.decoders import DEFAULT_DECODER
 from avff.data.plan import Plan, build_plan
 from avff.data.quarantine import Quarantine
-from avff.data.samples import Sample
 from avff.data.selection import open_directories
-from avff.data.shards import ShardDirectory, open_directory, read_sample
 from avff.data.stream import train_loader
 from avff.data.views import AVView
 from avff.errors import ConfigError
-from avff.media.synthetic import generate_general_videos
-from avff.strict_yaml import from_dict
 
-NUM_GENERATED = 4
 PREFETCH_STEPS = 2
 
 
@@ -89,22 +80,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--mode",
         choices=("frame", "faces"),
         default="frame",
-        help="what is stored of --input: whole frames or face crops",
+        help="what is stored of the media: whole frames or face crops (default frame)",
     )
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="default: 0 2")
-    parser.add_argument("--clips", type=int, default=256, help="that avff and webdataset read per turn (default 256)")
-    parser.add_argument("--usual-clips", type=int, default=16, help="that the usual way reads per turn (default 16)")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 2], help="numbers of loader processes (default 0 2)"
+    )
+    parser.add_argument(
+        "--clips", type=int, default=256, help="clips that avff and webdataset read per turn (default 256)"
+    )
+    parser.add_argument(
+        "--usual-clips", type=int, default=16, help="clips that the usual way reads per turn (default 16)"
+    )
     parser.add_argument("--batch", type=int, default=16, help="clips per batch (default 16)")
     parser.add_argument(
-        "--decoder", choices=get_args(DecoderName), default=DEFAULT_DECODER, help="of avff and webdataset"
+        "--decoder",
+        choices=get_args(DecoderName),
+        default=DEFAULT_DECODER,
+        help="decoder of avff and webdataset (default %(default)s)",
     )
-    parser.add_argument("--windows", type=int, default=1, help="data.windows_per_sample of avff (default 1)")
-    parser.add_argument("--rounds", type=int, default=2, help="medians are shown (default 2)")
     parser.add_argument(
-        "--profile", action="store_true", help="show where avff spends its time on a clip, in one process"
+        "--windows", type=int, default=1, help="clips that avff cuts from a sample it has read (default 1)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="how often all is measured; medians are shown (default 2)"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="show where avff's time for a clip goes, by cProfile, in one process"
     )
     parser.add_argument("--memory", action="store_true", help="read --steps steps of small clips and watch the memory")
-    parser.add_argument("--steps", type=int, default=10_000, help="for --memory (default 10000)")
+    parser.add_argument("--steps", type=int, default=10_000, help="steps that --memory reads (default 10000)")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -113,10 +117,9 @@ def run(arguments: argparse.Namespace) -> str:
         return loader_memory.run(arguments)
     torch.set_num_threads(1)  # as in a worker
     contenders = make_contenders(arguments)
-    about = {name: _plain(value) for name, value in vars(arguments).items() if name != "run"}
     if arguments.profile:
         rows = profile_batches(contenders[0].batches, arguments.clips)
-        return write_report(arguments.folder / "loader-profile.json", rows, about)
+        return _report(arguments, "loader-profile.json", rows)
     turns: dict[tuple[str, int, str], list[Turn]] = {}
     for contender in contenders:
         measure(contender, 0)  # imports, caches
@@ -137,7 +140,7 @@ def run(arguments: argparse.Namespace) -> str:
         }
         for (name, num_workers, cache), found in turns.items()
     ]
-    return write_report(arguments.folder / "loader.json", rows, about)
+    return _report(arguments, "loader.json", rows)
 
 
 def measure(contender: Contender, num_workers: int) -> Turn:
@@ -179,8 +182,11 @@ def _ratio(turns: list[Turn], usual: list[Turn] | None) -> float | None:
     return statistics.median(turn.clips_per_second_per_core / other.clips_per_second_per_core for turn, other in pairs)
 
 
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else value
+def _report(arguments: argparse.Namespace, name: str, rows: Sequence[dict[str, Any]]) -> str:
+    about = {
+        key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items() if key != "run"
+    }
+    return f"{write_report(arguments.folder / name, rows, about)}\ndecoder {arguments.decoder}, mode {arguments.mode}"
 
 
 # ------------------------------------------------------------------------------------------- what is read
@@ -235,61 +241,3 @@ def avff_batches(plan: Plan, view: AVView, config: Config, *, num_steps: int, nu
         timeout_seconds=config.faults.decode_timeout_seconds,
         quarantine=Quarantine((), samples_per_step=plan.samples_per_step),
     )
-
-
-def make_config(directory: ShardDirectory, batch: int, windows: int) -> Config:
-    """Returns a config that reads all of a directory; labels do not matter here."""
-    values = {
-        "name": "bench",
-        "stage": "finetune",
-        "data": {
-            "train": [{"path": str(directory.path)}],
-            "train_split": "",
-            "labels": "any",
-            "windows_per_sample": windows,
-        },
-        "engine": {"global_batch_size": batch, "micro_batch_size": batch},
-    }
-    return from_dict(Config, values, where="tools/bench.py")
-
-
-def find_clips(arguments: argparse.Namespace) -> tuple[Path | None, list[Sample], ShardDirectory]:
-    """Returns the folder of source files, usable samples of them, and shards to read.
-
-    Shards that are built here hold every sample under many keys, so that no clip is read twice in a turn.
-
-    Raises:
-        ConfigError: no sample of the media can be used.
-    """
-    if arguments.shards:
-        directory = open_directory(arguments.shards)
-        return arguments.input, usable_samples(directory), directory
-    folder = arguments.folder / "loader" / (arguments.input.name if arguments.input else "generated")
-    media = arguments.input or generated_media(folder, arguments.mode)
-    built = folder / arguments.mode / "clips"
-    config = BuildConfig(mode=arguments.mode)
-    build_shards(plan_build(read_sources(media, split="train", is_fake=0), built, config))
-    directory = open_directory(built)
-    samples = usable_samples(directory)
-    if not samples:
-        reasons = sorted({reason for row in directory.rows for reason in row.status})
-        wanted = "talking faces, or write --mode frame" if arguments.mode == "faces" else "videos with sound"
-        raise ConfigError(
-            f"{media}: no usable sample in --mode {arguments.mode} ({', '.join(reasons) or built / 'rejects.csv'}): name "
-            f"an --input folder with {wanted}"
-        )
-    shards = folder / arguments.mode / f"shards_{arguments.clips}"
-    if not (shards / "manifest.json").is_file():
-        repeat_clips(samples, shards, arguments.clips)
-    return media, samples, open_directory(shards)
-
-
-def usable_samples(directory: ShardDirectory) -> list[Sample]:
-    return [read_sample(directory, row) for row in directory.rows if row.status == ("OK",)]
-
-
-def generated_media(folder: Path, mode: str) -> Path:
-    if mode == "faces":
-        return generated_heads(folder / "heads", NUM_GENERATED) / "videos"
-    generate_general_videos(folder / "media", num_clips=NUM_GENERATED, seed=0, num_workers=1, progress=False)
-    return folder / "media" / "videos"

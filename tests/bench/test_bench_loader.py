@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 import bench
 
-from avff.bench.loader import Contender, find_clips, measure
+from avff.bench.loader import Contender, measure
+from avff.bench.loader_clips import find_clips
 from avff.bench.usual_loader import UsualClips, stretches, whole_files
 from avff.config import ClipConfig
 from avff.media.synthetic import generate_general_videos
@@ -127,6 +128,11 @@ def test_parts_of_a_clip_add_up(folder, capsys):
     rows = json.loads((folder / "loader-profile.json").read_text())["rows"]
     found = {row["part"]: row["milliseconds_per_clip"] for row in rows}
     assert all(spent > 0 for spent in found.values())
+    names = list(found)
+    after = names.index("pictures") + 1
+    assert names[after : after + 3] == ["  H.264", "  to RGB", "  copy"]
+    of_pictures = [found.pop(name) for name in names if name.startswith(" ")]
+    assert found["pictures"] / 2 < sum(of_pictures) < found["pictures"]
     whole = found.pop("all")
-    assert found.pop("pictures: to RGB") + found.pop("pictures: copy") < found["pictures"]
     assert sum(found.values()) == pytest.approx(whole)
+    assert "\ndecoder pyav, mode frame\n" in capsys.readouterr().out
