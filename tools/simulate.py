@@ -14,7 +14,7 @@ from avff.bench.report import write_report
 from avff.config import load_config
 from avff.errors import AvffError, ConfigError
 from avff.simulation import check
-from avff.simulation.cluster import load_cluster
+from avff.simulation.cluster import Cluster, is_cluster_file, load_cluster
 from avff.simulation.costs import field_lines, known_costs
 from avff.simulation.parameters import trainable_sizes
 from avff.simulation.plot import draw
@@ -41,6 +41,33 @@ how to read it:
   stage    the clips of the config's steps x batch, on so many GPUs, failures and restarts included. A save that overlaps
            training costs its `blocked s`; set engine.checkpoint_every_steps to `steps each`.
 
+columns of speed:
+  batch, micro, group   clips of an update, of one pass on one GPU, and that each contrast is among
+  passes                micro batches per GPU and update (gradient accumulation)
+  MFU %                 the model's FLOP against the peak. Less than the assumed mfu, which critics and repeated passes
+                        take part of: the rest is Adam, contrast, communication, waiting
+  efficiency %          clips/s per GPU against the first row
+  exposed ms            collectives that no backward pass hides
+  contrast ms           similarities of the contrastive loss, in fp32
+  wait ms               for loader or storage
+  loader cores, has     cores that one GPU's clips take; cores it has, less one kept for training
+  read GB/s             from storage, all GPUs together
+  limit                 the largest part; and exposed communication where it is over 15 % of a step
+columns of memory:
+  ZeRO 0 to 3           the total under each stage; what follows are parts of the config's stage, and add up to it
+  masters               the optimizer's fp32 weights where they are not the model's own
+  moments, EMA          Adam's two averages of gradients; the moving average of weights
+  contrast              embeddings of all GPUs and this one's similarities
+  other                 gradient buckets, gathered weights, copies in bf16, and 2 GB assumed for CUDA
+  fits, largest micro   whether the micro batch fits, and the largest that does
+columns of the stage:
+  blocked s, save s     for which a save holds training up, and until it is committed
+  hours to failure      of the whole job, on average
+  save every min, steps each    the interval that loses least (Daly); `at most`: the longest as good to 0.1 %
+  goodput %             training's share of the time, with saves, lost work and restarts, at that interval
+  as configured %       the same with engine.checkpoint_every_steps
+  hours, GPU hours      with failures, at the best interval; cost: GPU hours x price_per_gpu_hour of the cluster
+
 --scaling weak keeps the clips of each GPU, so that the batch grows (and the contrastive group where every GPU has to
 hold a clip of it); strong keeps the batch, so that GPUs run out of clips. Where the numbers do not divide, it says why.
 
@@ -63,12 +90,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file, see configs/")
+    parser.add_argument("config", type=Path, nargs="?", metavar="CONFIG", help="YAML file of a run, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="config overrides")
     parser.add_argument(
         "--cluster", type=Path, default=Path("configs/clusters/h200.yaml"), help="YAML file (default %(default)s)"
     )
-    parser.add_argument("--gpus", type=_positive, nargs="+", default=list(GPUS), help="default: powers of two and 1000")
+    parser.add_argument(
+        "--gpus",
+        type=_positive,
+        nargs="+",
+        default=[],
+        help="default: powers of two and 1000; of a cluster without GPUs: processes, up to one node's",
+    )
     parser.add_argument("--scaling", choices=("weak", "strong"), default="weak", help="default: weak, see below")
     parser.add_argument("--measured", type=Path, nargs="+", default=[], metavar="JSON", help="of tools/bench.py")
     parser.add_argument(
@@ -98,6 +131,8 @@ def _positive(text: str) -> int:
 def run(arguments: argparse.Namespace) -> str:
     if arguments.config is None:
         raise ConfigError("no CONFIG given, the files are in configs/; or use --check")
+    if is_cluster_file(arguments.config):
+        raise ConfigError(f"{arguments.config}: this is a cluster file; give it with --cluster, after a CONFIG")
     config = load_config(arguments.config, arguments.overrides)
     cluster = load_cluster(arguments.cluster)
     are_there = config.data.train and all(Path(source.path).is_dir() for source in config.data.train)
@@ -107,8 +142,9 @@ def run(arguments: argparse.Namespace) -> str:
         assumed.append(f"megabytes_per_clip={plan.bytes_per_sample / 1e6:.4g}")
     known = known_costs(assumed, arguments.measured, config, cluster)
     trained = trainable_sizes(config)
-    simulated = [simulate(config, trained, cluster, known.costs, count, arguments.scaling) for count in arguments.gpus]
-    problems = [f"{row['gpus']} GPUs: {row['problem']}" for row in simulated if row["problem"]]
+    counts = arguments.gpus or default_counts(cluster)
+    simulated = [simulate(config, trained, cluster, known.costs, count, arguments.scaling) for count in counts]
+    problems = [f"{row['gpus']} {cluster.workers}: {row['problem']}" for row in simulated if row["problem"]]
     rows = [row for row in simulated if not row["problem"]]
     if not rows:
         raise ConfigError("\n".join(problems))
@@ -125,6 +161,11 @@ def run(arguments: argparse.Namespace) -> str:
     }
     written = write_report(path.with_suffix(".json"), rows, about).splitlines()[-1]
     return "\n".join([*lines, f"written {picture}", written])
+
+
+def default_counts(cluster: Cluster) -> list[int]:
+    """Returns those of GPUS; of them on a machine without GPUs, which is not one of many, those of one node."""
+    return [count for count in GPUS if cluster.device == "gpu" or count <= cluster.gpus_per_node]
 
 
 if __name__ == "__main__":

@@ -126,4 +126,16 @@ def load_cluster(path: str | Path) -> Cluster:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        found = "nothing" if values is None else type(values).__name__
+        raise ConfigError(f"{path}: expected `key: value` lines, found {found}; copy a file of configs/clusters")
     return from_dict(Cluster, values, where=str(path))
+
+
+def is_cluster_file(path: Path) -> bool:
+    """Says whether a YAML file holds a cluster's keys, which no config has; whatever else is wrong is for its reader to say."""
+    try:
+        values = yaml.safe_load(path.read_text()) if path.is_file() else None
+    except yaml.YAMLError:
+        return False
+    return isinstance(values, dict) and bool({"gpus_per_node", "cores_per_node", "peak_tflops"} & set(values))

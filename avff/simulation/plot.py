@@ -25,7 +25,7 @@ def draw(rows: Sequence[dict[str, Any]], cluster: Cluster, title: str, path: Pat
     for axis in axes.flat:
         axis.set_xscale("log", base=2)
         axis.set_xticks(gpus, [str(count) for count in gpus], rotation=45)
-        axis.set_xlabel("GPUs")
+        axis.set_xlabel(cluster.workers)
         axis.grid(alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
@@ -62,7 +62,7 @@ def _draw_memory(axis: Any, gpus: list[int], rows: Sequence[dict[str, Any]], clu
         axis.plot(gpus, [row[f"zero{stage}_gb"] for row in rows], "o-", label=f"ZeRO {stage}")
     axis.plot(gpus, [cluster.memory_bytes(count) / 1e9 for count in gpus], "k:", label="there is")
     axis.set_ylim(bottom=0)
-    axis.set_ylabel("memory of one GPU, GB")
+    axis.set_ylabel(f"memory of one {cluster.worker}, GB")
     axis.legend()
 
 

@@ -48,14 +48,18 @@ def report(
 def plan_lines(config: Config, plan: PlanFacts) -> Iterator[str]:
     epochs = config.optim.num_steps * config.samples_per_step / plan.samples
     yield (
-        f"plan of {plan.source}: {plan.samples} samples per epoch in {plan.shards} shards, {config.num_runs} runs, "
-        f"{config.samples_per_step} samples a step; {config.optim.num_steps} steps are {epochs:.1f} epochs"
+        f"{plan.source}: {plan.samples} samples per epoch in {plan.shards} shards, {config.samples_per_step} samples a step; "
+        f"{config.optim.num_steps} steps are {epochs:.1f} epochs"
+    )
+    yield (
+        f"  shuffled in a plan that was made in {plan.make_seconds:.2f} s; samples are read at {config.num_runs} places of an "
+        "epoch at once"
     )
     seeks = ", ".join(
-        f"step {seek.step}: {1e3 * seek.first_seconds:.1f} ms, then {1e3 * seek.again_seconds:.2f} ms"
+        f"{1e3 * seek.first_seconds:.0f} ms at step {seek.step} ({1e3 * seek.again_seconds:.1g} ms the second time)"
         for seek in plan.seeks
     )
-    yield f"  made in {plan.make_seconds:.2f} s; a step's samples are found in: {seeks}"
+    yield f"  finding a step's samples in it, as a resumed run does first: {seeks}"
 
 
 def speed_row(row: dict[str, Any], first: dict[str, Any], cluster: Cluster) -> dict[str, Any]:

@@ -32,7 +32,8 @@ def test_tables_json_and_picture_agree(run, tmp_path):
     assert code == 0
     assert "given mfu=0.5" in text
     assert "assumed clips_per_second_per_core=100.0" in text
-    assert "plan of 50000 made-up samples: 50000 samples per epoch in 25 shards, 512 runs" in text
+    assert "50000 made-up samples: 50000 samples per epoch in 25 shards, 512 samples a step" in text
+    assert "samples are read at 512 places of an epoch at once" in text
     report = json.loads((tmp_path / "out/stage1_kinetics-h200.json").read_text())
     rows = {row["gpus"]: row for row in report["rows"]}
     assert [rows[8]["batch"], rows[8]["changed"], rows[1000]["changed"]] == [512, [], ["batch", "group"]]
@@ -172,6 +173,24 @@ def test_impossible_numbers_of_a_cluster_are_listed_together(run, tmp_path):
     assert "memory_gb is 0.0; it has to be positive; link_efficiency is 8.0; it is a share, at most 1" in error
 
 
+def test_a_cluster_file_in_the_place_of_a_config_and_an_empty_one_are_one_line(run, tmp_path):
+    assert run(H200)[2] == f"error: {H200}: this is a cluster file; give it with --cluster, after a CONFIG\n"
+    (tmp_path / "empty.yaml").write_text("")
+    _, _, error = run(STAGE1, "--cluster", str(tmp_path / "empty.yaml"))
+    assert error.count("\n") == 1
+    assert "empty.yaml: expected `key: value` lines, found nothing; copy a file of configs/clusters" in error
+
+
+def test_a_machine_without_gpus_has_processes_and_one_node_of_them(run):
+    laptop = str(ROOT / "configs/clusters/laptop_cpu.yaml")
+    _, text, _ = run(str(ROOT / "configs/demo/stage1.yaml"), "--cluster", laptop)
+    assert "GPU" not in text
+    counts = [
+        line.split()[0] for line in text.partition("checkpoints and")[2].splitlines() if line[:9].strip().isdigit()
+    ]
+    assert counts == ["1", "2", "4", "8"]
+
+
 def test_wrong_words_are_explained(run, tmp_path):
     assert "unknown key mfuu; did you mean mfu?" in run(STAGE1, "--cluster", H200, "--assume", "mfuu=0.5")[2]
     assert (
@@ -188,5 +207,6 @@ def test_help_teaches(capsys):
     with pytest.raises(SystemExit):
         tool.main(["--help"])
     said = capsys.readouterr().out
-    for word in ("examples:", "how to read it:", "--measured", "mfu=0.4", "weak", "strong", "--check"):
+    columns = ("passes", "exposed ms", "wait ms", "has ", "masters", "other ", "goodput %", "hours to failure", "cost:")
+    for word in (*columns, "examples:", "how to read it:", "--measured", "mfu=0.4", "weak", "strong", "--check"):
         assert word in said
