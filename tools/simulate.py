@@ -72,7 +72,7 @@ columns of the stage:
 hold a clip of it); strong keeps the batch, so that GPUs run out of clips. Where the numbers do not divide, it says why.
 
 --assume takes: {", ".join(field_lines())}
-Copy a file of configs/clusters for a cluster of your own; each number there says what it is.
+Copy a file of configs/clusters for a cluster of your own; each key there says its unit and where its number is to be had.
 """
 
 

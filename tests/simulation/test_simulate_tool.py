@@ -1,11 +1,14 @@
 """tools/simulate.py as a user types it."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
 
 import pytest
 from index_files import write_indexed_directory
+
+from avff.simulation.cluster import Cluster, load_cluster
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -210,3 +213,18 @@ def test_help_teaches(capsys):
     columns = ("passes", "exposed ms", "wait ms", "has ", "masters", "other ", "goodput %", "hours to failure", "cost:")
     for word in (*columns, "examples:", "how to read it:", "--measured", "mfu=0.4", "weak", "strong", "--check"):
         assert word in said
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/clusters").glob("*.yaml")), ids=lambda path: path.stem)
+def test_each_key_of_a_ready_cluster_is_explained_beside_it_and_optional_ones_are_shown(tmp_path, path):
+    keys = {item.name for item in dataclasses.fields(Cluster)} - {"name", "source", "device"}
+    lines = {line.removeprefix("# ").partition(":")[0]: line for line in path.read_text().splitlines()}
+    assert all("  # " in lines[key] for key in keys)
+    optional = [key for key in keys if lines[key].startswith("# ")]
+    assert set(optional) == {"price_per_gpu_hour", "failures_per_node_hour"}
+    (tmp_path / "mine.yaml").write_text(
+        path.read_text().replace("\n# price_", "\nprice_").replace("\n# fail", "\nfail")
+    )
+    mine = load_cluster(tmp_path / "mine.yaml")
+    assert mine.price_per_gpu_hour > 0
+    assert mine.failures_per_node_hour > 0
