@@ -9,13 +9,13 @@ Four loaders take turns on the same clips (16 frames of 224 pixels at 5 per seco
 
 The usual way sees whole frames also where --mode faces stores face crops, which are square and cheaper to decode.
 
-clips_per_second_per_core counts the CPU seconds of all processes, the start of workers included, so it holds on a busy
-machine; clips_per_second is by the clock. `page cache`: files are in memory. `cold`: the kernel was asked to drop them
-before (posix_fadvise); disk_megabytes says what this machine then read from its disk, and a virtual disk may have its own
-cache. to_usual compares clips per second per core with `usual` of the same turn.
+clips_per_second_per_core counts the CPU seconds of all processes, the start of workers included, so it holds on a
+busy machine; clips_per_second is by the clock. `page cache`: files are in memory. `cold`: the kernel was asked to
+drop them before (posix_fadvise); disk_megabytes says what this machine then read from its disk, and a virtual disk
+may have its own cache. to_usual compares clips per second per core with `usual` of the same turn.
 
---profile shows instead where the time of a clip of avff goes: cProfile's seconds by the clock, in one process and best on
-a quiet machine; indented rows are parts of the one above, the others add up; written to loader-profile.json.
+--profile shows instead where the time of a clip of avff goes: cProfile's seconds by the clock, in one process and
+best on a quiet machine; indented rows are parts of the one above, the others add up; written to loader-profile.json.
 --memory reads steps, and shows whether the memory of trainer and workers grows; written to loader-memory.json.
 """
 

@@ -1,11 +1,11 @@
 """Media: bytes, decode time and fidelity of stored video, by encoder setting and library.
 
-The profiles of avff/build_config.py and neighbours of each, which differ in one value (`pretrain gop_frames=4`), encode
-the same pictures: the centre square of every file, at the rate and size of the profile, up to 10 s of it. Each library
-then decodes one random clip of every video per round, all settings in turn. milliseconds is the CPU time per clip, which
-is the time of one core however busy the others are; to_profile compares it with the profile's own setting, decoded by the
-same library in the same round, to_decord with decord's time for the same clips. psnr_db is measured on RGB against what was
-encoded.
+The profiles of avff/build_config.py and neighbours of each, which differ in one value (`pretrain gop_frames=4`),
+encode the same pictures: the centre square of every file, at the rate and size of the profile, up to 10 s of it.
+Each library then decodes one random clip of every video per round, all settings in turn. milliseconds is the CPU
+time per clip, which is the time of one core however busy the others are; to_profile compares it with the profile's
+own setting, decoded by the same library in the same round, to_decord with decord's time for the same clips. psnr_db
+is measured on RGB against what was encoded.
 """
 
 import argparse
@@ -66,10 +66,19 @@ class Encoded(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--input", type=Path, metavar="FOLDER", help="videos to encode (default: generated ones)")
-    parser.add_argument("--videos", type=int, default=4, help="at most so many of them (default 4)")
-    parser.add_argument("--profiles", nargs="+", choices=list(PROFILES), default=list(PROFILES), help="default: all")
+    parser.add_argument("--videos", type=int, default=4, help="largest number of videos that are encoded (default 4)")
     parser.add_argument(
-        "--decoders", nargs="+", choices=get_args(DecoderName), help="default: those that are installed"
+        "--profiles",
+        nargs="+",
+        choices=list(PROFILES),
+        default=list(PROFILES),
+        help="profiles to encode with (default: all)",
+    )
+    parser.add_argument(
+        "--decoders",
+        nargs="+",
+        choices=get_args(DecoderName),
+        help="libraries to decode with (default: those that are installed)",
     )
     parser.add_argument("--rounds", type=int, default=5, help="clips decoded of each video (default 5)")
 

@@ -1,14 +1,14 @@
 """Predict: seconds of video per second, from a media file to a verdict, split into its phases.
 
-Phases are measured one after the other on one thread: decoding (each file twice: to look and to cut), faces (the small copies
-and the detector), cut_encode (crops, h264, FLAC, metadata) and windows (decoding of what was encoded). `prepare` is all of that
-as `avff predict` does it, in this process (workers 0) and on --workers cores; rounds alternate between them, and the table
-gives medians. `model` is the network on all of torch's threads, measured on --windows windows and scaled to all of them, with
-random weights of --size; another device changes this row alone.
+Phases are measured one after the other on one thread: decoding (each file twice: to look and to cut), faces (the
+small copies and the detector), cut_encode (crops, h264, FLAC, metadata) and windows (decoding of what was encoded).
+`prepare` is all of that as `avff predict` does it, in this process (workers 0) and on --workers cores; rounds
+alternate between them, and the table gives medians. `model` is the network on all of torch's threads, measured on
+--windows windows and scaled to all of them, with random weights of --size; another device changes this row alone.
 
-Below the table: how decoding and faces together compare with real time on two cores, by the CPU seconds of `decode+faces`,
-and on --workers cores all of `prepare`, by the clock, and the model. The aim, above 1 on two cores, is for 720p. Files that
-cannot be prepared are left out and named.
+Below the table: how decoding and faces together compare with real time on two cores, by the CPU seconds of
+`decode+faces`, and on --workers cores all of `prepare`, by the clock, and the model. The aim, above 1 on two cores,
+is for 720p. Files that cannot be prepared are left out and named.
 """
 
 import argparse

@@ -1,9 +1,11 @@
 """Checkpoints: the seconds for which a save holds up training, against its whole duration.
 
-Trains a stack of linear layers and saves it, with training going on meanwhile (overlap 1) and without (overlap 0), on
-each number of ranks over gloo or NCCL. blocked_ratio is the share of a save for which training stands still, and
-slower_steps how many times as long a step takes while files are written, which on a machine whose cores the ranks fill
-is the price of overlapping. A save is 16 bytes per parameter and the weight files another 8.
+Trains a stack of linear layers and saves it, with training going on meanwhile (overlap 1) and without (overlap 0),
+on each number of ranks over gloo or NCCL. blocked_ratio is the share of a save for which training stands still, and
+slower_steps how many times as long a step takes while files are written, which on a machine whose cores the ranks
+fill is the price of overlapping. Near or below 1 it is too small to tell, as with few --parameters, whose files are
+written within a step or two; `-` where no step was made meanwhile. A save is 16 bytes per parameter and the weight
+files another 8.
 """
 
 import argparse
@@ -18,8 +20,10 @@ WORKER = "avff.bench.saves_worker"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--parameters", type=int, default=20_000_000, help="default: 20 million")
-    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="default: 1 2")
+    parser.add_argument(
+        "--parameters", type=int, default=20_000_000, help="weights of the model that is saved (default 20 million)"
+    )
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of processes (default 1 2)")
     parser.add_argument("--saves", type=int, default=3, help="saves of each kind, medians are shown (default 3)")
 
 

@@ -60,7 +60,7 @@ class Bench:
             raise TrainingError(f"{self.folder}: {'; '.join(ended[0].problems)}")
         return ended[0].blocked_seconds, time.monotonic() - start, seconds
 
-    def measure(self, *, overlap: bool, num_saves: int) -> dict[str, float]:
+    def measure(self, *, overlap: bool, num_saves: int) -> dict[str, float | None]:
         distributed.barrier()  # the others may still look at the files of the measurement before
         if distributed.is_main():
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -85,7 +85,7 @@ class Bench:
             "total_seconds": total,
             "blocked_ratio": blocked / total,
             "step_seconds": step_seconds,
-            "slower_steps": statistics.median(disturbed) / step_seconds if disturbed else 1.0,
+            "slower_steps": statistics.median(disturbed) / step_seconds if disturbed else None,
         }
 
 

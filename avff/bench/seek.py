@@ -34,9 +34,11 @@ SAMPLES_PER_SHARD = 250
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="CONFIG", help="read its shards instead of generated ones")
-    parser.add_argument("--steps", type=int, nargs="+", default=[100, 100_000], help="default: 100 100000")
-    parser.add_argument("--rounds", type=int, default=5, help="restarts per step (default 5)")
-    parser.add_argument("--samples", type=int, default=2000, help="generated samples (default 2000)")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[100, 100_000], help="steps to restart at (default 100 100000)"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="restarts per step, medians are shown (default 5)")
+    parser.add_argument("--samples", type=int, default=2000, help="how many samples to generate (default 2000)")
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -1,20 +1,31 @@
 """Step: the training step, by stage, size, batch, precision, ZeRO stage, compilation and activation checkpointing.
 
-Every combination of the lists is a real update: preprocessing, forward and backward passes, agreement of the ranks, DeepSpeed's
-step. Rounds alternate between the combinations on the same clips, which stay in memory, and the table gives medians.
-preprocess_seconds, network_seconds (forward and backward) and optimizer_seconds (the ranks' agreement too) come from a round of
-their own, in which the device is waited for in between.
-loss_change and norm_change compare the first update with that of the first row: what a setting does to the numbers.
-mfu is of the GPU's dense bf16 peak, whatever the precision.
+Every combination of the lists is a real update: preprocessing, forward and backward passes, agreement of the ranks,
+DeepSpeed's step. Rounds alternate between the combinations on the same clips, which stay in memory, and the table
+gives medians.
 
-On one rank, settings that do not fit into memory together are measured one after the other, and one that does not fit alone is a
-row that says so.
-With --loader the same updates also read real shards, from the page cache where they have room: loader_clips_per_second, and
-data_tax_percent, by how much longer a step then takes. Generated shards hold clips of the config's size and rate.
-With --against eager the first row is an unfused fp32 implementation of the same network with the same weights and clips, and
-speedup is each row's against it.
+columns of the table; - is what was not measured or does not exist on this device (mfu and peak_gib without a GPU):
+  step                 who makes the update: avff (the engine's own), or eager (the network of --against eager)
+  result               measured, or out of memory: the row then has no figures
+  step_seconds         of one update, without waiting for its parts; clips_per_second counts all ranks
+  mfu                  share of the GPU's dense bf16 peak, whatever the precision
+  peak_gib             most GPU memory that the setting held: weights, optimizer, activations
+  preprocess_seconds, network_seconds (forward and backward), optimizer_seconds (the ranks' agreement too)
+                       from a round of their own, in which the device is waited for in between: they do not add up to
+                       step_seconds
+  first_step_seconds   of the first update, compilation and making the optimizer's state included
+  loss_change, norm_change
+                       first update's loss and gradient norm against the first row's: what a setting does to numbers
+  speedup              step_seconds of the first row by those of this one, round by round
 
-Runs in one process, or on every rank under torchrun (`torchrun --nproc-per-node 8 tools/bench.py step`): --batch is per rank.
+On one rank, settings that do not fit into memory together are measured one after the other, and one that does not
+fit alone is a row that says so. With --loader the same updates also read real shards, from the page cache where they
+have room: loader_clips_per_second, and data_tax_percent, by how much longer a step then takes. Generated shards hold
+clips of the config's size and rate. With --against eager the first row is an unfused fp32 implementation of the same
+network with the same weights and clips, and speedup is each row's against it.
+
+Runs in one process, or on every rank under torchrun (`torchrun --nproc-per-node 8 tools/bench.py step`): --batch is
+per rank.
 """
 
 import argparse
@@ -56,22 +67,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     zero = 0 if distributed.world_size() == 1 else 1
 
     def add_list(name: str, about: str, default: list[Any], **options: Any) -> None:
-        about += f" (default here: {' '.join(map(str, default))})"
+        about += f" (default on this machine: {' '.join(map(str, default))})"
         parser.add_argument(name, nargs="+", default=default, help=about, **options)
 
     add_list("--stage", "1: pretraining, 3: fine-tuning", [1], type=int, choices=(1, 3))
-    add_list("--size", "of the model: tiny, small, base, large", ["base" if on_gpu else "small"])
+    add_list("--size", "size of the model: tiny, small, base, large", ["base" if on_gpu else "small"])
     add_list("--batch", "clips per rank and step", [64 if on_gpu else 1], type=int)
-    add_list("--precision", "of the passes", ["fp32", "bf16"], choices=("fp32", "bf16"))
-    add_list("--zero", "stage", [zero], type=int, choices=(0, 1, 2, 3))
-    add_list("--compile", "blocks", ["off", "on"] if on_gpu else ["off"], choices=tuple(SWITCHES))
-    add_list("--activation-checkpointing", "what is computed again", ["none"], choices=("none", "cheap", "blocks"))
+    add_list("--precision", "precision of forward and backward passes", ["fp32", "bf16"], choices=("fp32", "bf16"))
+    add_list("--zero", "ZeRO stage", [zero], type=int, choices=(0, 1, 2, 3))
+    add_list("--compile", "whether blocks are compiled", ["off", "on"] if on_gpu else ["off"], choices=tuple(SWITCHES))
+    add_list(
+        "--activation-checkpointing",
+        "what the backward pass computes again instead of keeping it",
+        ["none"],
+        choices=("none", "cheap", "blocks"),
+    )
     parser.add_argument(
         "--set", nargs="+", default=[], metavar="KEY=VALUE", help="config values of all rows, as in `avff train`"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="rounds, after one update to warm up (default 3)")
     parser.add_argument(
-        "--steps", type=int, default=10 if on_gpu else 1, help="updates per round (default here: %(default)s)"
+        "--rounds", type=int, default=3, help="how often all is measured, after one update to warm up (default 3)"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=10 if on_gpu else 1,
+        help="updates per round (default on this machine: %(default)s)",
     )
     parser.add_argument(
         "--loader",
@@ -82,9 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=int,
         default=4 if on_gpu else 1,
-        help="loader processes for generated shards (default here: %(default)s)",
+        help="loader processes for generated shards (default on this machine: %(default)s)",
     )
-    parser.add_argument("--against", choices=("eager",), help="compare with an unfused network; stage 1 only")
+    parser.add_argument("--against", choices=("eager",), help="compare with an unfused fp32 network; stage 1 only")
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -34,6 +34,7 @@ def test_checkpoint_writes_a_row_with_and_without_overlap(tmp_path):
     for row in rows:
         assert row["megabytes"] == pytest.approx(2 * (16 + 8), rel=0.01)  # weights, two moments, average; two files
         assert row["blocked_ratio"] == pytest.approx(row["blocked_seconds"] / row["total_seconds"])
+    assert rows[1]["slower_steps"] is None  # nothing else runs while it saves
     assert not (tmp_path / "saves").exists()
 
 
@@ -66,3 +67,15 @@ def test_help_names_every_benchmark(capsys):
         bench.main(["--help"])
     said = capsys.readouterr().out
     assert all(f"\n  {name} " in said for name in bench.BENCHMARKS) and "the training step, by stage" in said
+
+
+@pytest.mark.parametrize("name", bench.BENCHMARKS)
+def test_help_of_a_benchmark_fits_a_terminal_in_whole_phrases(name, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "400")  # an option's help on one line
+    with pytest.raises(SystemExit, match="0"):
+        bench.main([name, "--help"])
+    about, _, options = capsys.readouterr().out.partition("\noptions:\n")
+    lines = about.split("\n", 1)[1].splitlines()  # after the usage
+    assert max(map(len, lines)) <= 120 and f"{name}.json" in options
+    helps = [line.split("  ")[-1] for line in options.splitlines()]
+    assert len(helps) > 4 and not [words for words in helps if words.startswith(("default", "of ", "that "))]
