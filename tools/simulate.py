@@ -44,8 +44,8 @@ how to read it:
 columns of speed:
   batch, micro, group   clips of an update, of one pass on one GPU, and that each contrast is among
   passes                micro batches per GPU and update (gradient accumulation)
-  MFU %                 the model's FLOP against the peak. Less than the assumed mfu, which critics and repeated passes
-                        take part of: the rest is Adam, contrast, communication, waiting
+  MFU %                 the model's FLOP of an update against the peak. Less than the assumed mfu, which is of the passes
+                        alone, and counts critics and passes that are run again as work
   efficiency %          clips/s per GPU against the first row
   exposed ms            collectives that no backward pass hides
   contrast ms           similarities of the contrastive loss, in fp32
@@ -63,7 +63,8 @@ columns of memory:
 columns of the stage:
   blocked s, save s     for which a save holds training up, and until it is committed
   hours to failure      of the whole job, on average
-  save every min, steps each    the interval that loses least (Daly); `at most`: the longest as good to 0.1 %
+  save every min        the interval that loses least (Daly), `steps each` the same in steps; up to `at most` steps cost
+                        less than 0.1 % more
   goodput %             training's share of the time, with saves, lost work and restarts, at that interval
   as configured %       the same with engine.checkpoint_every_steps
   hours, GPU hours      with failures, at the best interval; cost: GPU hours x price_per_gpu_hour of the cluster
@@ -71,7 +72,8 @@ columns of the stage:
 --scaling weak keeps the clips of each GPU, so that the batch grows (and the contrastive group where every GPU has to
 hold a clip of it); strong keeps the batch, so that GPUs run out of clips. Where the numbers do not divide, it says why.
 
---assume takes: {", ".join(field_lines())}
+--assume takes (0: the cluster's own):
+  {", ".join(field_lines())}
 Copy a file of configs/clusters for a cluster of your own; each key there says its unit and where its number is to be had.
 """
 

@@ -1,5 +1,6 @@
 """One stage on one number of GPUs: the batch that divides, and everything that follows from it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -25,7 +26,8 @@ def scaled_config(config: Config, num_gpus: int, scaling: Scaling) -> Config:
     """Returns the config as it would run on so many GPUs.
 
     `strong` keeps the batch and lowers the micro batch until it divides. `weak` keeps the micro batch, and with it the
-    clips of a GPU: the batch grows with the GPUs, and the contrastive group where every GPU needs a clip of each.
+    clips of a GPU: the batch grows with the GPUs, and the contrastive group where every GPU needs a clip of each. The
+    batch is the smallest of whole passes whose distinct samples are whole groups.
 
     Raises:
         ConfigError: what does not divide, and what would.
@@ -35,11 +37,10 @@ def scaled_config(config: Config, num_gpus: int, scaling: Scaling) -> Config:
     micro, windows = config.engine.micro_batch_size, config.data.windows_per_sample
     per_pass = num_gpus * micro
     if config.stage != "pretrain" or config.pretrain.contrastive_weight == 0:
-        return _with(config, global_batch_size=per_pass * windows)
+        return _with(config, global_batch_size=math.lcm(per_pass, num_gpus * windows))
     group = _working_group(config.pretrain.contrastive_group_size, micro, num_gpus)
-    passes = max(1, group // per_pass)
     pretrain = replace(config.pretrain, contrastive_group_size=group)
-    return _with(config, global_batch_size=per_pass * passes * windows, pretrain=pretrain)
+    return _with(config, global_batch_size=math.lcm(per_pass, group * windows), pretrain=pretrain)
 
 
 def _working_group(group: int, micro: int, num_gpus: int) -> int:

@@ -172,13 +172,22 @@ def test_without_failures_only_saving_costs():
 
 
 @pytest.mark.parametrize("num_gpus", [1, 2, 3, 8, 64, 96, 1000])
-@pytest.mark.parametrize("overrides", [[], ["data.windows_per_sample=2"], ["engine.micro_batch_size=8"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["data.windows_per_sample=2"], ["data.windows_per_sample=8"], ["engine.micro_batch_size=8"]]
+)
 def test_a_batch_that_grows_with_the_gpus_divides_by_the_rules_of_the_config(num_gpus, overrides):
     config = load_config(ROOT / "configs/stage1_kinetics.yaml", overrides)
     scaled = scaled_config(config, num_gpus, "weak")
     assert scaled.accumulation_steps(num_gpus) >= 1
     assert scaled.engine.micro_batch_size == config.engine.micro_batch_size
     assert scaled.pretrain.contrastive_group_size >= min(64, num_gpus * config.engine.micro_batch_size)
+
+
+@pytest.mark.parametrize("windows", [1, 2, 4, 8])
+def test_a_config_that_runs_as_it_stands_is_not_changed_at_its_own_size(windows):
+    config = load_config(ROOT / "configs/stage1_kinetics.yaml", [f"data.windows_per_sample={windows}"])
+    row = simulate(config, trainable_sizes(config), load_cluster(CLUSTERS[0]), Costs(), 8, "weak")
+    assert (row["batch"], row["changed"]) == (512, [])
 
 
 def test_strong_scaling_keeps_the_batch_and_says_where_it_ends(config):
