@@ -6,7 +6,8 @@
 #
 # FOLDER/report.md holds date, GPU, every command and its table, the most important ones first; FOLDER/<name>/*.json the
 # numbers, those of a measurement that was cut off too. One that fails or takes too long is named at the end, and the others
-# are made all the same; a setting that does not fit into memory is a row that says so.
+# are made all the same; a setting that does not fit into memory is a row that says so. Its last part plans stage 1 on 1 to
+# 1000 GPUs from what was measured (tools/simulate.py --measured).
 # PYTHON picks the interpreter (default: .venv/bin/python, else python).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -24,6 +25,8 @@ limit_seconds=570
 longest_seconds=300 # of one measurement: one that hangs does not take the time of all others
 failed=()
 mkdir -p "$folder"
+for_plan=("$folder"/{stage1/step,loader/loader,checkpoint/checkpoint}.json)
+rm -f "${for_plan[@]}" # of an earlier report
 
 if [ $dry_run = 1 ]; then
     limit_seconds=1800 longest_seconds=600 # compiling takes a CPU minutes
@@ -31,6 +34,8 @@ if [ $dry_run = 1 ]; then
     clip="clip.num_frames=8 clip.image_size=32 clip.hop_samples=100 clip.num_mel_bins=32 clip.num_slices=4"
     base="--size tiny --rounds 1 --steps 1 --set $clip model.critic_width=32"
     batches=2 batch=2 small=2 compile=off workers=1 checkpoint="--parameters 1000000 --saves 1" predict="--size tiny --seconds 4 --height 240"
+    loader="--clips 16 --usual-clips 2 --rounds 1"
+    plan="model.size=tiny model.critic_width=32 $clip --cluster configs/clusters/laptop_cpu.yaml --gpus 1 2"
 else
     device=$("$python" -c 'import sys, torch
 torch.cuda.is_available() or sys.exit("torch sees no GPU; try tools/gpu_report.sh --dry-run")
@@ -39,6 +44,7 @@ print(torch.cuda.get_device_name(), f"{torch.cuda.get_device_properties(0).total
     workers=$(nproc)
     workers=$((workers < 14 ? workers : 14)) # a loader that can feed eight: what a GPU of a DGX H200 has for itself
     batches="64 128" batch=64 small=32 compile=on checkpoint="--parameters 200000000 --saves 2" predict="--size base"
+    loader="--clips 64 --rounds 2" plan="--cluster configs/clusters/h200.yaml"
 fi
 
 printf '# avff on %s\n\n%s, revision %s\n' "$device" "$(date -u +%F)" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" | tee "$report"
@@ -87,8 +93,20 @@ fi
 # shellcheck disable=SC2086
 measure checkpoint "$python" tools/bench.py checkpoint --ranks 1 $checkpoint --folder "$folder/checkpoint"
 # shellcheck disable=SC2086
+measure loader "$python" tools/bench.py loader --workers 0 $loader --folder "$folder/loader"
+# shellcheck disable=SC2086
 measure predict "$python" tools/bench.py predict $predict --folder "$folder/predict"
 
+measured=() # what was cut off before its first row has no file
+for path in "${for_plan[@]}"; do
+    [ ! -f "$path" ] || measured+=("$path")
+done
+# shellcheck disable=SC2086
+measure plan "$python" tools/simulate.py configs/stage1_kinetics.yaml $plan --folder "$folder/plan" ${measured:+--measured "${measured[@]}"}
+if [ ${#measured[@]} -gt 0 ]; then
+    printf '\nto plan another run: %s tools/simulate.py CONFIG --cluster CLUSTER --measured %s\n' "$python" "${measured[*]}" |
+        tee -a "$report"
+fi
 printf '\n%s: written after %s s\n' "$report" "$SECONDS" | tee -a "$report"
 if [ ${#failed[@]} -gt 0 ]; then
     printf 'failed: %s\n' "${failed[@]}" | tee -a "$report"
