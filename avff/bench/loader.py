@@ -7,7 +7,7 @@ Four loaders take turns on the same clips (16 frames of 224 pixels at 5 per seco
   usual        decord on the source file for the same windows, PIL resize, float32, Kaldi filter bank, torch DataLoader
   whole file   the same with 16 frames spread over the whole file and all of its sound, as Open-AVFF reads
 
-The usual way sees whole frames also where --mode faces stores face crops, which are square and cheaper to decode.
+The usual way sees whole frames also where --mode faces stores face crops.
 
 clips_per_second_per_core counts the CPU seconds of all processes, the start of workers included, so it holds on a
 busy machine; clips_per_second is by the clock. `page cache`: files are in memory. `cold`: the kernel was asked to

@@ -1,6 +1,7 @@
 """What `bench step` measures: our update and the eager one, on clips that stay on the device."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple
@@ -94,7 +95,7 @@ class _TimedPreprocess(Preprocess):
         return inputs
 
 
-class Subject:
+class Subject(ABC):
     """Something whose updates are timed, and which holds memory from `warm_up` to `release`; subclasses say what an update is."""
 
     columns: dict[str, Any]
@@ -104,9 +105,9 @@ class Subject:
         self.device = device
         self.release()
 
+    @abstractmethod
     def _make(self) -> Callable[[int], tuple[float, float]]:
         """Returns what makes an update, given its number, and returns its loss and gradient norm."""
-        raise NotImplementedError
 
     def release(self) -> None:
         """Forgets network and figures."""
@@ -147,6 +148,7 @@ class Subject:
         with self._memory.of_updates():
             self._step_seconds.append(self._timed(num_steps))
 
+    @abstractmethod
     def time_parts(self, num_steps: int) -> None:
         """Measures the parts of an update, where it can tell them apart."""
 
@@ -245,6 +247,9 @@ class EagerSubject(Subject):
     def _make(self) -> Callable[[int], tuple[float, float]]:
         step, batch = EagerStep(self.config, self.device), cached_batch(self.config, self.device)
         return lambda number: step.update(number, batch)
+
+    def time_parts(self, num_steps: int) -> None:
+        """Leaves them unknown."""
 
 
 class PeakMemory:
